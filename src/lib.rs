@@ -1,1 +1,22 @@
-//! portcullis
+//! A gate of [Tower](https://docs.rs/tower) layers for HTTP and gRPC services.
+
+#![warn(unreachable_pub)]
+
+pub mod principal;
+
+pub mod scope;
+
+pub mod rules;
+
+pub mod route;
+
+pub mod health;
+
+pub mod time;
+
+mod error;
+mod json;
+mod random;
+
+pub use error::ConfigError;
+pub use rules::Rules;

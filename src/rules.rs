@@ -1,0 +1,398 @@
+//! What each route demands: the one table of who may even ask.
+//!
+//! A route without a row is denied. Rows are compared with what the router matched (the template, or the gRPC service and
+//! method), never with the raw path. Nothing here is a pattern: `{id}` and `*` are literal text of the template.
+//!
+//! ```
+//! use portcullis::{rules::{Rules, optional, policy_only, public, scopes}, scope::{all_of, any_of}};
+//!
+//! let rules = Rules::new()
+//!     .get("/jobs", scopes(all_of(["jobs:read"])))
+//!     .post("/jobs", scopes(any_of(["jobs:write", "jobs:admin"])))
+//!     .get("/reports/{id}", policy_only().concealed())
+//!     .get("/catalogue", optional())
+//!     .get("/livez", public("liveness must survive an outage of the policy engine"))
+//!     .grpc("jobs.v1.Jobs/List", scopes(all_of(["jobs:read"])));
+//! rules.check()?;
+//! assert!(rules.to_string().contains("GET  /jobs"));
+//! # Ok::<(), portcullis::ConfigError>(())
+//! ```
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use http::Method;
+
+use crate::{ConfigError, route::RouteKey, scope::ScopeRequirement};
+
+/// What a row demands of a request. Made by [`scopes`], [`policy_only`], [`optional`] and [`public`].
+#[derive(Debug)]
+pub struct Access {
+    demand: Result<Demand, ConfigError>,
+    concealed: bool,
+}
+
+/// What a row demands, once checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Demand {
+    /// A verified token with this scope, and an allowing policy.
+    Scopes(ScopeRequirement),
+    /// A verified token and an allowing policy.
+    PolicyOnly,
+    /// An allowing policy. Whoever brings a token is held to it; whoever brings none is the anonymous principal.
+    Optional,
+    /// Nothing: no token is read and no policy asked.
+    Public {
+        /// Why that is right, for whoever reads the start-up report.
+        reason: Arc<str>,
+    },
+}
+
+/// Demands a verified token with this scope, and an allowing policy.
+#[must_use]
+pub fn scopes(requirement: impl Into<Result<ScopeRequirement, ConfigError>>) -> Access {
+    Access { demand: requirement.into().map(Demand::Scopes), concealed: false }
+}
+
+/// Demands a verified token of any scope, and an allowing policy.
+#[must_use]
+pub fn policy_only() -> Access {
+    Access { demand: Ok(Demand::PolicyOnly), concealed: false }
+}
+
+/// Lets requests without credentials through to the policy, as the anonymous principal. A token that is present must verify.
+#[must_use]
+pub fn optional() -> Access {
+    Access { demand: Ok(Demand::Optional), concealed: false }
+}
+
+/// Lets everybody through: no token is read, no policy asked. `reason` says why that is right and stands in the start-up
+/// report. Only for exact routes: a template with a parameter or wildcard is a [`ConfigError`].
+#[must_use]
+pub fn public(reason: impl Into<Arc<str>>) -> Access {
+    Access { demand: Ok(Demand::Public { reason: reason.into() }), concealed: false }
+}
+
+impl Access {
+    /// Hides the route from those who may not use it: its scope and policy refusals are 404 (gRPC 5) instead of 403.
+    ///
+    /// As soon as one row is concealed, a valid token on a route that does not exist gets the same 404, so that the
+    /// hidden route cannot be told from an absent one.
+    #[must_use]
+    pub fn concealed(mut self) -> Self {
+        self.concealed = true;
+        self
+    }
+}
+
+/// What one route demands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    demand: Demand,
+    concealed: bool,
+}
+
+impl Rule {
+    /// The demand.
+    #[must_use]
+    pub const fn demand(&self) -> &Demand {
+        &self.demand
+    }
+
+    /// True when refusals hide that the route exists.
+    #[must_use]
+    pub const fn is_concealed(&self) -> bool {
+        self.concealed
+    }
+
+    /// The scope that the rule demands, when it demands one.
+    #[must_use]
+    pub const fn required_scope(&self) -> Option<&ScopeRequirement> {
+        match &self.demand {
+            Demand::Scopes(requirement) => Some(requirement),
+            Demand::PolicyOnly | Demand::Optional | Demand::Public { .. } => None,
+        }
+    }
+
+    /// The proof that the route is public, which stands in for principal and permit there.
+    pub(crate) const fn public_access(&self) -> Option<PublicAccess> {
+        match self.demand {
+            Demand::Public { .. } => Some(PublicAccess(())),
+            Demand::Scopes(_) | Demand::PolicyOnly | Demand::Optional => None,
+        }
+    }
+}
+
+/// Proof that a `public` row matched. Made only from such a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PublicAccess(());
+
+/// The table of rules. Deny is what happens to a route that is not in it.
+#[derive(Debug, Default)]
+pub struct Rules {
+    rows: Vec<(RouteKey, Access)>,
+}
+
+impl Rules {
+    /// A table without rows: every route is denied.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A row for `GET` on the template, which covers `HEAD` unless `HEAD` has a row of its own.
+    #[must_use]
+    pub fn get(self, template: impl Into<Arc<str>>, access: Access) -> Self {
+        self.on(Method::GET, template, access)
+    }
+
+    /// A row for `POST` on the template.
+    #[must_use]
+    pub fn post(self, template: impl Into<Arc<str>>, access: Access) -> Self {
+        self.on(Method::POST, template, access)
+    }
+
+    /// A row for `PUT` on the template.
+    #[must_use]
+    pub fn put(self, template: impl Into<Arc<str>>, access: Access) -> Self {
+        self.on(Method::PUT, template, access)
+    }
+
+    /// A row for `PATCH` on the template.
+    #[must_use]
+    pub fn patch(self, template: impl Into<Arc<str>>, access: Access) -> Self {
+        self.on(Method::PATCH, template, access)
+    }
+
+    /// A row for `DELETE` on the template.
+    #[must_use]
+    pub fn delete(self, template: impl Into<Arc<str>>, access: Access) -> Self {
+        self.on(Method::DELETE, template, access)
+    }
+
+    /// A row for any method on the template, as the router writes it (`/jobs/{id}`).
+    #[must_use]
+    pub fn on(mut self, method: Method, template: impl Into<Arc<str>>, access: Access) -> Self {
+        self.rows.push((RouteKey::Http { method, template: template.into() }, access));
+        self
+    }
+
+    /// A row for one gRPC method, as `package.Service/Method`.
+    #[must_use]
+    pub fn grpc(mut self, method: impl Into<Arc<str>>, access: Access) -> Self {
+        self.rows.push((RouteKey::Grpc { method: method.into() }, access));
+        self
+    }
+
+    /// Checks every row without keeping the result.
+    ///
+    /// # Errors
+    ///
+    /// As for building a stack: see [`RuleTable`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        for (index, (key, access)) in self.rows.iter().enumerate() {
+            let field = || format!("rules[{index}]");
+            check_key(key).map_err(|remedy| ConfigError::invalid(field(), key.to_string(), remedy))?;
+            match &access.demand {
+                Ok(Demand::Public { reason }) => {
+                    if key.has_parameter() {
+                        return Err(ConfigError::invalid(
+                            field(),
+                            key.to_string(),
+                            "`public` takes an exact route: write one row per route, or use `optional` and let policy decide",
+                        ));
+                    }
+                    if reason.trim().is_empty() {
+                        return Err(ConfigError::invalid(
+                            field(),
+                            key.to_string(),
+                            "`public` takes a reason: say why nobody needs to be authenticated",
+                        ));
+                    }
+                    if access.concealed {
+                        return Err(ConfigError::invalid(
+                            field(),
+                            key.to_string(),
+                            "a public route cannot be concealed: drop one of the two",
+                        ));
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    return Err(ConfigError::invalid(field(), key.to_string(), error.to_string()));
+                }
+            }
+            if self.rows.iter().take(index).any(|(earlier, _)| earlier == key) {
+                return Err(ConfigError::invalid(field(), key.to_string(), "the route has two rows: keep one"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks every row and makes the table that routes are looked up in.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] with the row's number for: a template that does not start with `/`, an empty or odd gRPC
+    /// method, a scope requirement that did not build, a `public` row with a parameter, a wildcard or no reason, two rows
+    /// for one route.
+    pub fn into_table(self) -> Result<RuleTable, ConfigError> {
+        self.check()?;
+        let mut rows = HashMap::with_capacity(self.rows.len());
+        let mut conceals = false;
+        for (key, access) in self.rows {
+            conceals |= access.concealed;
+            rows.insert(key, Arc::new(Rule { demand: access.demand?, concealed: access.concealed }));
+        }
+        Ok(RuleTable(Arc::new(Table { rows, conceals })))
+    }
+}
+
+fn check_key(key: &RouteKey) -> Result<(), &'static str> {
+    match key {
+        RouteKey::Http { template, .. } => {
+            if !template.starts_with('/') || template.contains(|c: char| c.is_ascii_control() || c == '?' || c == '#') {
+                return Err(
+                    "write the template as the router does: it starts with `/` and has no query, fragment or control character",
+                );
+            }
+        }
+        RouteKey::Grpc { method } => {
+            let name = |part: &str| {
+                !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'_')
+            };
+            if !method
+                .split_once('/')
+                .is_some_and(|(service, method)| name(service) && name(method) && !method.contains('.'))
+            {
+                return Err("write the method as `package.Service/Method`");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The start-up report: a line per row, in the order in which they were written.
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.rows.iter().map(|(key, _)| key.to_string().len()).max().unwrap_or_default();
+        for (key, access) in &self.rows {
+            let key = key.to_string();
+            match &access.demand {
+                Ok(demand) => write!(f, "{key:<width$}  {demand}")?,
+                Err(error) => write!(f, "{key:<width$}  {error}")?,
+            }
+            writeln!(f, "{}", if access.concealed { "  (concealed)" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Demand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scopes(requirement) => write!(f, "token with {requirement}, then policy"),
+            Self::PolicyOnly => f.write_str("token, then policy"),
+            Self::Optional => f.write_str("token if present, then policy"),
+            Self::Public { reason } => write!(f, "public: {reason}"),
+        }
+    }
+}
+
+/// Checked [`Rules`], ready to be looked up. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RuleTable(Arc<Table>);
+
+#[derive(Debug)]
+struct Table {
+    rows: HashMap<RouteKey, Arc<Rule>>,
+    conceals: bool,
+}
+
+impl RuleTable {
+    /// The rule of a route: its own row, or for `HEAD` the row of `GET`.
+    #[must_use]
+    pub fn find(&self, key: &RouteKey) -> Option<Arc<Rule>> {
+        self.0.rows.get(key).or_else(|| self.0.rows.get(&key.as_get()?)).cloned()
+    }
+
+    /// True when a route that is not in the table must look like a concealed one.
+    #[must_use]
+    pub fn conceals_absent_routes(&self) -> bool {
+        self.0.conceals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scope::all_of;
+
+    fn field_and_text(rules: Rules) -> (String, String) {
+        let error = rules.into_table().unwrap_err();
+        (error.field().to_owned(), error.to_string())
+    }
+
+    #[test]
+    fn get_rows_cover_head_and_nothing_else() {
+        let table = Rules::new().get("/jobs", policy_only()).into_table().unwrap();
+        let find = |method: Method| table.find(&RouteKey::Http { method, template: "/jobs".into() });
+        assert!(find(Method::GET).is_some() && find(Method::HEAD).is_some());
+        for method in [Method::POST, Method::OPTIONS, Method::TRACE, Method::CONNECT] {
+            assert!(find(method.clone()).is_none(), "{method}");
+        }
+    }
+
+    #[test]
+    fn a_head_row_wins_over_the_get_row() {
+        let table = Rules::new()
+            .get("/jobs", policy_only())
+            .on(Method::HEAD, "/jobs", public("existence is public"))
+            .into_table()
+            .unwrap();
+        let head = table.find(&RouteKey::Http { method: Method::HEAD, template: "/jobs".into() }).unwrap();
+        assert!(head.public_access().is_some());
+    }
+
+    #[test]
+    fn star_dot_and_brackets_are_literal() {
+        let table = Rules::new().get("/files/*.txt", policy_only()).into_table().unwrap();
+        assert!(table.find(&RouteKey::Http { method: Method::GET, template: "/files/a.txt".into() }).is_none());
+    }
+
+    #[test]
+    fn bad_rows_are_named_with_their_number() {
+        let cases = [
+            (Rules::new().get("/a", policy_only()).get("/a", optional()), "rules[1]", "two rows"),
+            (Rules::new().get("a", policy_only()), "rules[0]", "starts with `/`"),
+            (Rules::new().get("/{*rest}", public("all")), "rules[0]", "exact route"),
+            (Rules::new().get("/{id}", public("all")), "rules[0]", "exact route"),
+            (Rules::new().get("/a", public(" ")), "rules[0]", "reason"),
+            (Rules::new().get("/a", scopes(all_of::<&str>([]))), "rules[0]", "at least one scope"),
+            (Rules::new().grpc("jobs.v1.Jobs", policy_only()), "rules[0]", "package.Service/Method"),
+            (Rules::new().grpc("/jobs.v1.Jobs/List", policy_only()), "rules[0]", "package.Service/Method"),
+            (Rules::new().grpc("jobs.v1.Jobs/*", policy_only()), "rules[0]", "package.Service/Method"),
+            (Rules::new().get("/a", public("x").concealed()), "rules[0]", "concealed"),
+        ];
+        for (rules, field, words) in cases {
+            let (actual, text) = field_and_text(rules);
+            assert_eq!(actual, field, "{text}");
+            assert!(text.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_report_lines_up() {
+        let report = Rules::new()
+            .get("/livez", public("liveness"))
+            .post("/jobs", scopes(all_of(["jobs:write"])))
+            .get("/admin", policy_only().concealed())
+            .to_string();
+        assert_eq!(
+            report,
+            "GET  /livez  public: liveness\n\
+             POST /jobs   token with all of jobs:write, then policy\n\
+             GET  /admin  token, then policy  (concealed)\n"
+        );
+    }
+}
