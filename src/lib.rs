@@ -2,6 +2,8 @@
 
 #![warn(unreachable_pub)]
 
+pub mod key;
+
 pub mod principal;
 
 pub mod scope;
@@ -9,6 +11,9 @@ pub mod scope;
 pub mod rules;
 
 pub mod route;
+
+#[cfg(any(feature = "opa", feature = "remote-jwks"))]
+pub mod outbound;
 
 pub mod health;
 

@@ -1,0 +1,844 @@
+use std::{
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{runtime::Handle, sync::watch};
+
+use super::{
+    Algorithm, JwkSet, KeyError, KeyErrorKind, KeySource, LoadRequest, LoadedKeys,
+    snapshot::{Condition, Finding, Settings, Snapshot},
+};
+use crate::{ConfigError, error, health::Health, time::Clock};
+
+/// Keeps the keys of one issuer fresh.
+///
+/// Wraps any [`KeySource`]. Readers see an immutable snapshot: looking up a known `kid` takes no lock, waits for nothing and
+/// never loads. Around it:
+///
+/// - **Refresh ahead.** At 80 % of their lifetime (up to a tenth of it earlier, at random) the keys are loaded again in the background.
+///   Nothing is loaded while nobody asks.
+/// - **Unknown `kid`.** One load serves everybody who waits for it, and starts at most once per floor (30 s), so that random `kid`s
+///   cost the issuer nothing. A `kid` that such a load did not bring is believed absent for 60 s (at most 1 000 of them).
+/// - **Failure.** Keys whose reload fails are used on, up to the stale limit (1 h past their lifetime). Loading is retried after
+///   1 s, doubling to 60 s, up to a quarter earlier at random. A key that cannot be looked for because loading fails is *unavailable*,
+///   not unknown: 503, not 401.
+/// - **One load at a time**, in a task of its own: a request that goes away cancels it for nobody, and a source that panics or
+///   outlives the load deadline has failed.
+/// - **Validate before replace.** A document without a usable key is a failure and replaces nothing.
+///
+/// Lifetimes run on [`Clock::elapsed`], so setting the wall clock changes nothing. Each issuer has a cache of its own: keys, failures and
+/// floors are never shared.
+pub struct Cache {
+    source: Arc<dyn KeySource>,
+    name: Arc<str>,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    origin: Origin,
+    snapshot: ArcSwap<Snapshot>,
+    /// Who sets it holds the only right to replace the snapshot, until a `Flight` gives it back.
+    loading: AtomicBool,
+    finished: watch::Sender<()>,
+    /// `kid`s are attacker text: kept as keyed hashes, they take eight bytes each and cannot be made to collide.
+    hasher: RandomState,
+}
+
+/// Builds a [`Cache`].
+pub struct CacheBuilder {
+    source: Arc<dyn KeySource>,
+    name: Arc<str>,
+    settings: Settings,
+}
+
+/// What the cache says of a `kid` and algorithm.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    /// These keys hold a candidate.
+    Keys(JwkSet),
+    /// A refresh may bring the key: await [`Cache::refresh`], then ask [`Cache::lookup_settled`].
+    Wait,
+    /// No key of the issuer has it.
+    Unknown,
+    /// There are no keys.
+    Unavailable(KeyErrorKind),
+}
+
+enum Origin {
+    AtOnce,
+    Background(Handle),
+}
+
+impl Cache {
+    /// A cache around a source.
+    #[must_use]
+    pub fn builder(source: Arc<dyn KeySource>) -> CacheBuilder {
+        CacheBuilder { source, name: Arc::from("keys"), settings: Settings::default() }
+    }
+
+    /// Looks up without a lock and without waiting. Starts a refresh in the background when one is due.
+    pub(crate) fn lookup(self: &Arc<Self>, kid: Option<&str>, algorithm: Algorithm) -> Lookup {
+        let now = self.clock.elapsed();
+        let snapshot = self.snapshot.load();
+        if snapshot.wants_refresh(now) {
+            self.start(None);
+        }
+        match snapshot.find(kid, |kid| self.hash(kid), algorithm, now) {
+            Finding::Keys(set) => Lookup::Keys(set.clone()),
+            Finding::Unknown => Lookup::Unknown,
+            Finding::Due => Lookup::Wait,
+            Finding::Unavailable(kind) => Lookup::Unavailable(kind),
+        }
+    }
+
+    /// As [`lookup`](Self::lookup) after a refresh: never `Wait`.
+    pub(crate) fn lookup_settled(&self, kid: Option<&str>, algorithm: Algorithm) -> Lookup {
+        let snapshot = self.snapshot.load();
+        match snapshot.find(kid, |kid| self.hash(kid), algorithm, self.clock.elapsed()) {
+            Finding::Keys(set) => Lookup::Keys(set.clone()),
+            Finding::Unknown => Lookup::Unknown,
+            Finding::Unavailable(kind) => Lookup::Unavailable(kind),
+            // Another load may be due already; this request has had its own.
+            Finding::Due => match snapshot.failure() {
+                Some(kind) => Lookup::Unavailable(kind),
+                None if snapshot.has_keys() => Lookup::Unknown,
+                None => Lookup::Unavailable(KeyErrorKind::Unavailable),
+            },
+        }
+    }
+
+    /// Waits for the refresh that is under way, or starts one. Dropping the future cancels nothing.
+    pub(crate) async fn refresh(self: &Arc<Self>, kid: Option<Arc<str>>) {
+        // Subscribed before the flag is read: a load that ends in between is seen.
+        let mut finished = self.finished.subscribe();
+        if self.start(kid) {
+            let _ = finished.changed().await;
+        }
+    }
+
+    /// Whether the keys can be had.
+    ///
+    /// Asking also starts a load that is due, so that a service which gets no requests until it is ready becomes ready.
+    #[must_use]
+    pub fn health(self: &Arc<Self>) -> Health {
+        let now = self.clock.elapsed();
+        let snapshot = self.snapshot.load();
+        let condition = snapshot.condition(now);
+        if snapshot.wants_refresh(now)
+            || matches!(condition, Condition::Loading | Condition::Down(_)) && snapshot.may_load(now)
+        {
+            self.start(None);
+        }
+        match condition {
+            Condition::Fresh => Health::Ready,
+            Condition::RefreshFailing(kind) => {
+                Health::Degraded(format!("{}: the last refresh failed ({})", self.name, text(kind)).into())
+            }
+            Condition::Stale { since, kind } => {
+                let since = self.clock.now().saturating_sub(since);
+                Health::Degraded(format!("{}: serving stale keys since {since} ({})", self.name, text(kind)).into())
+            }
+            Condition::Loading => Health::Unavailable(format!("{}: the first load is under way", self.name).into()),
+            Condition::Down(kind) => Health::Unavailable(format!("{}: {}", self.name, text(kind)).into()),
+        }
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("name", &self.name).field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl CacheBuilder {
+    /// What log lines and [`Cache::health`] call these keys; best the issuer. Default `keys`.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// How long loaded keys are fresh when the source does not say (`Cache-Control: max-age`, which is kept within 1 min and 1 h).
+    /// A key that the issuer has removed stops verifying after this. Default 10 min; at least 1 s, at most 24 h.
+    #[must_use]
+    pub fn with_soft_lifetime(mut self, lifetime: Duration) -> Self {
+        self.settings.soft_lifetime = lifetime;
+        self
+    }
+
+    /// How long past their lifetime keys are used while loading fails. Default 1 h; at most 24 h; zero for never.
+    #[must_use]
+    pub fn with_stale_limit(mut self, limit: Duration) -> Self {
+        self.settings.stale_limit = limit;
+        self
+    }
+
+    /// How long no unknown `kid` causes a load after the last successful one began. Default 30 s; above zero, at most 1 h.
+    #[must_use]
+    pub fn with_unknown_kid_floor(mut self, floor: Duration) -> Self {
+        self.settings.unknown_kid_floor = floor;
+        self
+    }
+
+    /// How long a whole load may take, discovery included, around any source. Default 6 s; above zero, at most 60 s. A request that
+    /// needs the keys waits no longer than this.
+    #[must_use]
+    pub fn with_load_deadline(mut self, deadline: Duration) -> Self {
+        self.settings.load_deadline = deadline;
+        self
+    }
+
+    /// Builds and, where the source answers at once, fills the cache; else the first load starts in the background.
+    ///
+    /// Keys that come at once and without a lifetime of their own are never loaded again.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when a bound is passed, when the source answers at once without a usable key, and, unless it answers at once,
+    /// outside a Tokio runtime.
+    pub fn build(self, clock: Arc<dyn Clock>) -> Result<Arc<Cache>, ConfigError> {
+        self.settings.check()?;
+        let started = clock.elapsed();
+        let (origin, snapshot) = match self.source.load_now() {
+            Some(answer) => {
+                let loaded = answer.and_then(usable).map_err(|error| ConfigError::Unusable {
+                    field: "key.source".into(),
+                    value: self.name.to_string(),
+                    remedy: "give a key set with at least one usable key".into(),
+                    source: error.into(),
+                })?;
+                let snapshot = match loaded.max_age {
+                    None => Snapshot::fixed(loaded.set),
+                    Some(_) => Snapshot::empty().loaded(loaded, started, clock.elapsed(), None, &self.settings),
+                };
+                (Origin::AtOnce, snapshot)
+            }
+            None => (Origin::Background(error::runtime("key.cache")?), Snapshot::empty()),
+        };
+        let cache = Arc::new(Cache {
+            source: self.source,
+            name: self.name,
+            settings: self.settings,
+            clock,
+            origin,
+            snapshot: ArcSwap::from_pointee(snapshot),
+            loading: AtomicBool::new(false),
+            finished: watch::Sender::new(()),
+            hasher: RandomState::new(),
+        });
+        if matches!(cache.origin, Origin::Background(_)) {
+            cache.start(None);
+        }
+        Ok(cache)
+    }
+}
+
+impl fmt::Debug for CacheBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheBuilder")
+            .field("name", &self.name)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cache {
+    /// Starts a load unless one is under way or none may start. True when there is an end of a load to wait for.
+    fn start(self: &Arc<Self>, kid: Option<Arc<str>>) -> bool {
+        if self.loading.swap(true, Ordering::AcqRel) {
+            return true;
+        }
+        let started = self.clock.elapsed();
+        // Asked again with the right to load in hand: whoever held it before may just have brought what was missing.
+        if !self.snapshot.load().may_load(started) {
+            self.release();
+            return false;
+        }
+        let flight = Flight { cache: Arc::clone(self), started, kid, landed: false };
+        match &self.origin {
+            Origin::AtOnce => {
+                flight.land_at_once();
+                false
+            }
+            Origin::Background(runtime) => {
+                runtime.spawn(flight.run());
+                true
+            }
+        }
+    }
+
+    /// Gives up the right to load and wakes everybody who waits.
+    fn release(&self) {
+        self.loading.store(false, Ordering::Release);
+        self.finished.send_replace(());
+    }
+
+    fn hash(&self, kid: &str) -> u64 {
+        self.hasher.hash_one(kid)
+    }
+}
+
+/// One load. Whatever becomes of it, its end is recorded and announced.
+struct Flight {
+    cache: Arc<Cache>,
+    started: Duration,
+    kid: Option<Arc<str>>,
+    landed: bool,
+}
+
+impl Flight {
+    async fn run(self) {
+        let deadline = self.cache.settings.load_deadline;
+        let load = Arc::clone(&self.cache.source).load(LoadRequest { unknown_kid: self.kid.clone() });
+        let outcome = match tokio::time::timeout(deadline, load).await {
+            Ok(outcome) => outcome,
+            Err(elapsed) => Err(KeyError::timeout(elapsed)),
+        };
+        self.land(outcome);
+    }
+
+    fn land_at_once(self) {
+        // This runs inside a request, and a broken source must not take that down.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.cache.source.load_now()));
+        match outcome {
+            Ok(Some(outcome)) => self.land(outcome),
+            Ok(None) => self.land(Err(KeyError::unavailable("the source no longer answers at once"))),
+            Err(_panic) => drop(self),
+        }
+    }
+
+    fn land(mut self, outcome: Result<LoadedKeys, KeyError>) {
+        self.landed = true;
+        let cache = &self.cache;
+        let now = cache.clock.elapsed();
+        let before = cache.snapshot.load();
+        let after = match outcome.and_then(usable) {
+            Ok(loaded) => {
+                if before.differs_from(&loaded.set) {
+                    announce(&cache.name, &loaded.set);
+                }
+                let kid = self.kid.as_deref().map(|kid| cache.hash(kid));
+                if before.failure().is_some() {
+                    tracing::info!(keys = &*cache.name, "keys can be loaded again");
+                }
+                before.loaded(loaded, self.started, now, kid, &cache.settings)
+            }
+            Err(error) => {
+                tracing::warn!(
+                    keys = &*cache.name,
+                    kind = text(error.kind()),
+                    cause = causes(&error),
+                    unknown_kid_bytes = self.kid.as_ref().map(|kid| kid.len()),
+                    "keys could not be loaded"
+                );
+                before.failed(error.kind(), now, &cache.settings)
+            }
+        };
+        cache.snapshot.store(Arc::new(after));
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if !self.landed {
+            tracing::warn!(
+                keys = &*self.cache.name,
+                "keys could not be loaded: the source panicked or its runtime is gone"
+            );
+            let failed = self.cache.snapshot.load().failed(
+                KeyErrorKind::Unavailable,
+                self.cache.clock.elapsed(),
+                &self.cache.settings,
+            );
+            self.cache.snapshot.store(Arc::new(failed));
+        }
+        self.cache.release();
+    }
+}
+
+/// An error page with status 200, or a list of keys that are all of another kind, must never replace a working set.
+fn usable(loaded: LoadedKeys) -> Result<LoadedKeys, KeyError> {
+    if loaded.set.is_empty() { Err(KeyError::invalid_document("no usable key")) } else { Ok(loaded) }
+}
+
+fn announce(name: &str, set: &JwkSet) {
+    for skipped in set.skipped() {
+        tracing::warn!(keys = name, index = skipped.index, why = skipped.why, "a key of the document is not used");
+    }
+    tracing::info!(keys = name, count = set.len(), "keys changed");
+}
+
+/// The causes in one line, as text that cannot forge another.
+fn causes(error: &KeyError) -> String {
+    let mut line = String::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.extend(error.to_string().chars().flat_map(char::escape_debug));
+        cause = error.source();
+    }
+    line.chars().take(MAX_CAUSES).collect()
+}
+
+const fn text(kind: KeyErrorKind) -> &'static str {
+    match kind {
+        KeyErrorKind::Unavailable => "unavailable",
+        KeyErrorKind::Timeout => "timeout",
+        KeyErrorKind::InvalidDocument => "invalid document",
+    }
+}
+
+const MAX_CAUSES: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::{Mutex, atomic::AtomicU64},
+    };
+
+    use tokio::{sync::Semaphore, task::yield_now};
+
+    use super::*;
+    use crate::{key::snapshot::tests::set_of, time::UnixTime};
+
+    struct Stopped(AtomicU64);
+
+    impl Clock for Stopped {
+        fn now(&self) -> UnixTime {
+            UnixTime::from_secs(1_800_000_000).saturating_add(self.elapsed())
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_secs(self.0.load(Ordering::SeqCst))
+        }
+    }
+
+    impl Stopped {
+        fn advance(&self, seconds: u64) {
+            self.0.fetch_add(seconds, Ordering::SeqCst);
+        }
+    }
+
+    #[derive(Clone)]
+    enum Answer {
+        Keys(&'static [&'static str]),
+        NoKeys,
+        Fails(KeyErrorKind),
+        Panics,
+        Hangs,
+    }
+
+    use Answer::{Fails, Hangs, Keys, NoKeys, Panics};
+
+    /// Plays its answers in order, the last one for ever; each load takes one permit of the gate.
+    struct Script {
+        answers: Mutex<VecDeque<Answer>>,
+        gate: Semaphore,
+        kids: Mutex<Vec<Option<Arc<str>>>>,
+    }
+
+    impl Script {
+        fn loads(&self) -> usize {
+            self.kids.lock().unwrap().len()
+        }
+
+        fn next(&self) -> Answer {
+            let mut answers = self.answers.lock().unwrap();
+            if answers.len() > 1 { answers.pop_front().unwrap() } else { answers[0].clone() }
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl KeySource for Script {
+        async fn load(self: Arc<Self>, request: LoadRequest) -> Result<LoadedKeys, KeyError> {
+            self.kids.lock().unwrap().push(request.unknown_kid);
+            self.gate.acquire().await.unwrap().forget();
+            match self.next() {
+                Keys(kids) => Ok(LoadedKeys::new(set_of(kids))),
+                NoKeys => Ok(LoadedKeys::new(JwkSet::default())),
+                Fails(KeyErrorKind::Timeout) => Err(KeyError::timeout("slow")),
+                Fails(_) => Err(KeyError::unavailable("down")),
+                Panics => panic!("scripted"),
+                Hangs => std::future::pending().await,
+            }
+        }
+    }
+
+    struct Stage {
+        cache: Arc<Cache>,
+        clock: Arc<Stopped>,
+        source: Arc<Script>,
+    }
+
+    impl Stage {
+        /// The first load has not been let through yet.
+        fn closed(answers: &[Answer], change: impl FnOnce(CacheBuilder) -> CacheBuilder) -> Self {
+            let clock = Arc::new(Stopped(AtomicU64::new(0)));
+            let answers = Mutex::new(answers.iter().cloned().collect());
+            let source = Arc::new(Script { answers, gate: Semaphore::new(0), kids: Mutex::default() });
+            let mut builder = change(Cache::builder(Arc::clone(&source) as Arc<dyn KeySource>)).with_name("issuer");
+            builder.settings.jitter = || 0.0;
+            let cache = builder.build(Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+            Self { cache, clock, source }
+        }
+
+        /// The first load has ended, and the gate is open.
+        async fn open(answers: &[Answer]) -> Self {
+            let stage = Self::closed(answers, |builder| builder);
+            stage.source.gate.add_permits(1_000_000);
+            stage.landed().await;
+            stage
+        }
+
+        /// Until no load is under way.
+        async fn landed(&self) {
+            while self.cache.loading.load(Ordering::SeqCst) {
+                yield_now().await;
+            }
+        }
+
+        fn look(&self, kid: &str) -> String {
+            show(self.cache.lookup(Some(kid), Algorithm::Es256))
+        }
+
+        /// As the verifier does.
+        async fn ask(&self, kid: &str) -> String {
+            ask(Arc::clone(&self.cache), kid.to_owned()).await
+        }
+    }
+
+    async fn ask(cache: Arc<Cache>, kid: String) -> String {
+        show(match cache.lookup(Some(&kid), Algorithm::Es256) {
+            Lookup::Wait => {
+                cache.refresh(Some(kid.as_str().into())).await;
+                cache.lookup_settled(Some(&kid), Algorithm::Es256)
+            }
+            settled => settled,
+        })
+    }
+
+    fn show(lookup: Lookup) -> String {
+        match lookup {
+            Lookup::Keys(_) => "keys".to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_load_serves_everybody_who_waits() {
+        let stage = Stage::closed(&[Keys(&["a"])], |builder| builder);
+        assert_eq!(stage.look("a"), "Wait");
+        let waiters: Vec<_> = (0..100).map(|_| tokio::spawn(ask(Arc::clone(&stage.cache), "a".to_owned()))).collect();
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
+        stage.source.gate.add_permits(1);
+        for waiter in waiters {
+            assert_eq!(waiter.await.unwrap(), "keys");
+        }
+        assert_eq!(stage.source.loads(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn one_load_serves_many_threads_too() {
+        let stage = Stage::open(&[Keys(&["a"]), Keys(&["a", "b"])]).await;
+        for round in 1..=20 {
+            stage.clock.advance(60);
+            let kid = if round == 1 { "b".to_owned() } else { format!("unknown-{round}") };
+            let waiters: Vec<_> = (0..100).map(|_| tokio::spawn(ask(Arc::clone(&stage.cache), kid.clone()))).collect();
+            for waiter in waiters {
+                assert_eq!(waiter.await.unwrap(), if round == 1 { "keys" } else { "Unknown" });
+            }
+            stage.landed().await;
+            assert_eq!(stage.source.loads(), 1 + round);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_known_kid_is_found_without_a_load() {
+        let stage = Stage::open(&[Keys(&["a"])]).await;
+        for _ in 0..10_000 {
+            assert_eq!(stage.look("a"), "keys");
+        }
+        assert!(matches!(stage.cache.lookup(None, Algorithm::Es256), Lookup::Keys(_)));
+        assert_eq!(stage.source.loads(), 1);
+    }
+
+    #[tokio::test]
+    async fn ten_thousand_random_kids_cause_one_load_per_floor() {
+        let stage = Stage::open(&[Keys(&["a"])]).await;
+        for window in 1..=3 {
+            stage.clock.advance(30);
+            for kid in 0..10_000 {
+                assert_eq!(stage.ask(&format!("{window}-{kid}")).await, "Unknown");
+                assert_eq!(stage.look("a"), "keys");
+            }
+            assert_eq!(stage.source.loads(), 1 + window);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_told_to_wait_and_comes_after_the_load_does_not_start_another() {
+        let stage = Stage::open(&[Keys(&["a"])]).await;
+        stage.clock.advance(30);
+        let told: Vec<_> = (0..100).map(|kid| kid.to_string()).collect();
+        assert!(told.iter().all(|kid| stage.look(kid) == "Wait"));
+        for kid in told {
+            stage.cache.refresh(Some(kid.into())).await;
+        }
+        assert_eq!(stage.source.loads(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_kid_that_stays_unknown_causes_one_load_a_minute() {
+        let stage = Stage::open(&[Keys(&["a"])]).await;
+        stage.clock.advance(30);
+        for _ in 0..10 {
+            assert_eq!(stage.ask("x").await, "Unknown");
+            stage.clock.advance(6);
+        }
+        assert_eq!(stage.source.loads(), 2);
+        assert_eq!(stage.ask("x").await, "Unknown");
+        assert_eq!(stage.source.loads(), 3);
+        assert_eq!(stage.source.kids.lock().unwrap()[2].as_deref(), Some("x"));
+    }
+
+    #[tokio::test]
+    async fn a_rotated_key_is_found_by_the_request_that_brings_it() {
+        let stage = Stage::open(&[Keys(&["a"]), Keys(&["b"])]).await;
+        stage.clock.advance(30);
+        assert_eq!(stage.ask("b").await, "keys");
+        assert_eq!(stage.look("a"), "Unknown");
+        assert_eq!(stage.source.loads(), 2);
+    }
+
+    #[tokio::test]
+    async fn keys_are_refreshed_ahead_while_the_old_ones_serve() {
+        let stage = Stage::open(&[Keys(&["a"]), Keys(&["a", "b"])]).await;
+        stage.clock.advance(479);
+        assert_eq!(stage.look("a"), "keys");
+        stage.landed().await;
+        assert_eq!(stage.source.loads(), 1);
+        stage.clock.advance(1);
+        assert_eq!((stage.look("a"), stage.look("a")), ("keys".to_owned(), "keys".to_owned()));
+        stage.landed().await;
+        assert_eq!(stage.source.loads(), 2);
+        assert_eq!(stage.look("b"), "keys");
+    }
+
+    #[tokio::test]
+    async fn after_an_idle_night_the_first_request_waits_for_the_keys_of_today() {
+        let stage = Stage::open(&[Keys(&["a"]), Keys(&["b"])]).await;
+        stage.clock.advance(40_000);
+        assert_eq!(stage.ask("a").await, "Unknown");
+        assert_eq!(stage.look("b"), "keys");
+    }
+
+    #[tokio::test]
+    async fn while_the_source_is_down_the_tries_are_bounded_and_the_answer_is_unavailable() {
+        let stage = Stage::open(&[Fails(KeyErrorKind::Timeout), Fails(KeyErrorKind::Unavailable)]).await;
+        assert_eq!(stage.look("a"), "Unavailable(Timeout)");
+        for _ in 0..60 {
+            stage.clock.advance(1);
+            for kid in 0..100 {
+                assert_eq!(stage.ask(&kid.to_string()).await, "Unavailable(Unavailable)");
+            }
+        }
+        // At 0, 1, 3, 7, 15 and 31 s.
+        assert_eq!(stage.source.loads(), 6);
+    }
+
+    #[tokio::test]
+    async fn the_next_good_answer_after_a_failure_is_used() {
+        let stage = Stage::open(&[Fails(KeyErrorKind::Unavailable), Keys(&["a"])]).await;
+        assert_eq!(stage.ask("a").await, "Unavailable(Unavailable)");
+        stage.clock.advance(1);
+        assert_eq!(stage.ask("a").await, "keys");
+        assert_eq!(stage.cache.health(), Health::Ready);
+    }
+
+    #[tokio::test]
+    async fn stale_keys_serve_while_loading_fails_and_their_end_is_unavailable() {
+        let stage = Stage::open(&[Keys(&["a"]), Fails(KeyErrorKind::Timeout)]).await;
+        let serving = |now| (480..4_200).contains(&now);
+        stage.clock.advance(480);
+        for now in 480..4_300 {
+            let found = stage.ask("a").await;
+            assert_eq!(found == "keys", serving(now), "{now}: {found}");
+            stage.landed().await;
+            match (now, stage.cache.health()) {
+                (..600, Health::Degraded(detail)) => {
+                    assert_eq!(detail, "issuer: the last refresh failed (timeout)");
+                }
+                (600..4_200, Health::Degraded(detail)) => {
+                    assert_eq!(detail, "issuer: serving stale keys since 2027-01-15T08:10:00.000Z (timeout)");
+                }
+                (4_200.., Health::Unavailable(detail)) => assert_eq!(detail, "issuer: timeout"),
+                (now, other) => panic!("{now}: {other:?}"),
+            }
+            stage.clock.advance(1);
+        }
+        assert!(stage.source.loads() < 75, "{}", stage.source.loads());
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_goes_away_cancels_the_load_for_nobody() {
+        let stage = Stage::open(&[Keys(&["a"]), Keys(&["a", "b"])]).await;
+        stage.source.gate.forget_permits(1_000_000);
+        stage.clock.advance(30);
+        let starter = tokio::spawn(ask(Arc::clone(&stage.cache), "b".to_owned()));
+        while stage.source.loads() < 2 {
+            yield_now().await;
+        }
+        let other = tokio::spawn(ask(Arc::clone(&stage.cache), "b".to_owned()));
+        yield_now().await;
+        starter.abort();
+        assert!(starter.await.unwrap_err().is_cancelled());
+        stage.source.gate.add_permits(1);
+        assert_eq!(other.await.unwrap(), "keys");
+        assert_eq!(stage.source.loads(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_source_that_panics_has_failed_and_is_asked_again() {
+        let stage = Stage::open(&[Panics, Keys(&["a"])]).await;
+        assert_eq!(stage.ask("a").await, "Unavailable(Unavailable)");
+        stage.clock.advance(1);
+        assert_eq!(stage.ask("a").await, "keys");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_never_answers_is_cut_off_at_the_load_deadline() {
+        let short = |builder: CacheBuilder| builder.with_load_deadline(Duration::from_millis(20));
+        let stage = Stage::closed(&[Hangs, Keys(&["a"])], short);
+        stage.source.gate.add_permits(2);
+        assert_eq!(stage.ask("a").await, "Unavailable(Timeout)");
+        stage.clock.advance(1);
+        assert_eq!(stage.ask("a").await, "keys");
+    }
+
+    #[tokio::test]
+    async fn a_document_without_a_usable_key_never_replaces_a_working_set() {
+        let stage = Stage::open(&[Keys(&["a"]), NoKeys, Keys(&["b"])]).await;
+        stage.clock.advance(480);
+        assert_eq!(stage.look("a"), "keys");
+        stage.landed().await;
+        assert_eq!((stage.source.loads(), stage.look("a")), (2, "keys".to_owned()));
+        assert_eq!(stage.look("b"), "Unavailable(InvalidDocument)");
+        stage.clock.advance(1);
+        assert_eq!(stage.ask("b").await, "keys");
+    }
+
+    #[tokio::test]
+    async fn asking_for_health_brings_a_failed_cache_back() {
+        let stage = Stage::closed(&[Fails(KeyErrorKind::Unavailable), Keys(&["a"])], |builder| builder);
+        assert_eq!(stage.cache.health(), Health::Unavailable("issuer: the first load is under way".into()));
+        stage.source.gate.add_permits(2);
+        stage.landed().await;
+        assert_eq!(stage.cache.health(), Health::Unavailable("issuer: unavailable".into()));
+        stage.clock.advance(1);
+        assert!(!stage.cache.health().is_serving());
+        stage.landed().await;
+        assert_eq!(stage.cache.health(), Health::Ready);
+    }
+
+    #[test]
+    fn a_load_whose_runtime_is_gone_has_failed_and_leaves_nobody_waiting() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let first = runtime();
+        let stage = first.block_on(async { Stage::open(&[Keys(&["a"])]).await });
+        drop(first);
+        stage.clock.advance(600);
+        assert_eq!(runtime().block_on(stage.ask("a")), "keys", "stale, because loading fails");
+        stage.clock.advance(4_200);
+        assert_eq!(runtime().block_on(stage.ask("a")), "Unavailable(Unavailable)");
+    }
+
+    /// A source that answers at once, with a lifetime or without.
+    struct Inline(Script, Option<Duration>);
+
+    #[async_trait::async_trait]
+    impl KeySource for Inline {
+        async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
+            unreachable!("it answers at once")
+        }
+
+        fn load_now(&self) -> Option<Result<LoadedKeys, KeyError>> {
+            self.0.kids.lock().unwrap().push(None);
+            match self.0.next() {
+                Keys(kids) => Some(Ok(LoadedKeys::new(set_of(kids)).with_max_age(self.1))),
+                NoKeys => Some(Ok(LoadedKeys::new(JwkSet::default()))),
+                Panics => panic!("scripted"),
+                _ => Some(Err(KeyError::unavailable("down"))),
+            }
+        }
+    }
+
+    fn inline(answers: &[Answer], max_age: Option<u64>) -> Arc<Inline> {
+        let answers = Mutex::new(answers.iter().cloned().collect());
+        let script = Script { answers, gate: Semaphore::new(0), kids: Mutex::default() };
+        Arc::new(Inline(script, max_age.map(Duration::from_secs)))
+    }
+
+    #[test]
+    fn keys_that_come_at_once_need_no_runtime_and_are_never_loaded_again() {
+        let source = inline(&[Keys(&["a"])], None);
+        let clock = Arc::new(Stopped(AtomicU64::new(0)));
+        let cache = Cache::builder(Arc::clone(&source) as _).build(Arc::clone(&clock) as _).unwrap();
+        for _ in 0..100 {
+            assert!(matches!(cache.lookup(Some("a"), Algorithm::Es256), Lookup::Keys(_)));
+            assert!(matches!(cache.lookup(Some("b"), Algorithm::Es256), Lookup::Unknown));
+            assert!(matches!(cache.lookup(Some("a"), Algorithm::Rs256), Lookup::Unknown));
+            assert_eq!(cache.health(), Health::Ready);
+            clock.advance(100_000);
+        }
+        assert_eq!(source.0.loads(), 1);
+    }
+
+    #[test]
+    fn keys_that_come_at_once_with_a_lifetime_are_loaded_again_where_they_are_needed() {
+        let source = inline(&[Keys(&["a"]), Panics, Fails(KeyErrorKind::Unavailable), Keys(&["a", "b"])], Some(100));
+        let clock = Arc::new(Stopped(AtomicU64::new(0)));
+        let cache = Cache::builder(Arc::clone(&source) as _).build(Arc::clone(&clock) as _).unwrap();
+        for (seconds, loads) in [(0, 1), (80, 2), (2, 3), (4, 4)] {
+            clock.advance(seconds);
+            assert!(matches!(cache.lookup(Some("a"), Algorithm::Es256), Lookup::Keys(_)), "{seconds}");
+            assert_eq!(source.0.loads(), loads);
+        }
+        assert!(matches!(cache.lookup(Some("b"), Algorithm::Es256), Lookup::Keys(_)));
+    }
+
+    #[test]
+    fn a_cache_that_cannot_work_is_not_built() {
+        let clock = || Arc::new(Stopped(AtomicU64::new(0)));
+        let source = || {
+            let answers = Mutex::new(VecDeque::from([NoKeys]));
+            Arc::new(Script { answers, gate: Semaphore::new(0), kids: Mutex::default() })
+        };
+        let no_runtime = Cache::builder(source()).build(clock()).unwrap_err();
+        assert!(matches!(no_runtime, ConfigError::NoRuntime { part: "key.cache" }));
+        for (name, answer) in [("empty", NoKeys), ("failing", Fails(KeyErrorKind::Unavailable))] {
+            let error = Cache::builder(inline(&[answer], None)).build(clock()).unwrap_err();
+            assert_eq!(error.field(), "key.source", "{name}");
+        }
+        let zero = Cache::builder(source()).with_soft_lifetime(Duration::ZERO).build(clock()).unwrap_err();
+        assert_eq!(zero.field(), "key.soft_lifetime");
+    }
+
+    #[test]
+    fn causes_are_one_capped_line() {
+        let line = causes(&KeyError::unavailable("forged\nline \u{1b}[31m".to_owned() + &"x".repeat(10_000)));
+        assert!(line.starts_with("forged\\nline \\u{1b}[31mxxx"), "{line}");
+        assert_eq!(line.chars().count(), MAX_CAUSES);
+    }
+}

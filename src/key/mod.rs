@@ -1,0 +1,28 @@
+//! Who may sign: keys, where they come from, and how they are kept fresh.
+//!
+//! A [`KeySource`] loads a key document; the [`Cache`] around it keeps the keys, refreshes them ahead of time and on an unknown
+//! `kid`, and lets readers look keys up without a lock and without waiting. [`Jwk`]s are parsed and checked once, at load.
+
+mod algorithm;
+mod cache;
+mod crypto;
+mod fixed;
+pub mod jsonwebtoken;
+mod jwk;
+#[cfg(feature = "jwks-client-rs")]
+pub mod jwks_client_rs;
+#[cfg(feature = "remote-jwks")]
+mod remote;
+mod snapshot;
+mod source;
+
+pub use algorithm::Algorithm;
+pub(crate) use cache::Lookup;
+pub use cache::{Cache, CacheBuilder};
+pub(crate) use crypto::IS_AVAILABLE as IS_CRYPTO_AVAILABLE;
+pub use fixed::Fixed;
+pub(crate) use jwk::MAX_KID;
+pub use jwk::{Jwk, JwkError, JwkSet, SkippedKey};
+#[cfg(feature = "remote-jwks")]
+pub use remote::{Remote, RemoteBuilder};
+pub use source::{KeyError, KeyErrorKind, KeySource, LoadRequest, LoadedKeys};

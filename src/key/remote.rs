@@ -1,0 +1,511 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri,
+    header::{ACCEPT, AGE, CACHE_CONTROL},
+};
+use serde::Deserialize;
+use tower::ServiceExt as _;
+
+use super::{JwkSet, KeyError, KeySource, LoadRequest, LoadedKeys};
+use crate::{
+    ConfigError,
+    outbound::{Outbound, OutboundBuilder, OutboundError, secure_url},
+};
+
+/// Loads key sets over HTTP: from an issuer's discovery document, or from an address.
+///
+/// Every load is at most two `GET`s, each inside a deadline and up to a size. An answer counts when its status is 200 exactly (a redirect is
+/// a failure, also to the same host) and its body is what it should be. Nothing of a token is ever part of an address.
+///
+/// ```
+/// use portcullis::key::Remote;
+///
+/// let auth0 = Remote::discover("https://tenant.eu.auth0.com/").build()?;
+/// let sidecar = Remote::url("http://localhost:8080/jwks.json").build()?;
+/// # let _ = (auth0, sidecar);
+/// # Ok::<(), portcullis::ConfigError>(())
+/// ```
+pub struct Remote {
+    outbound: Outbound,
+    target: Target,
+    deadline: Duration,
+    max_document: usize,
+}
+
+/// Builds a [`Remote`].
+#[derive(Clone)]
+pub struct RemoteBuilder {
+    outbound: Option<Outbound>,
+    address: Address,
+    deadline: Duration,
+    max_document: usize,
+}
+
+#[derive(Clone)]
+enum Address {
+    Issuer(String),
+    KeySet(String),
+}
+
+enum Target {
+    Issuer { id: String, metadata: Uri },
+    KeySet(Uri),
+}
+
+impl Remote {
+    /// Finds the key set through [OpenID Connect Discovery 1.0 §4]: the document is at the issuer, without a final slash, plus
+    /// `/.well-known/openid-configuration`; its `issuer` must equal this one byte for byte (Auth0's end in `/`), and its `jwks_uri` must
+    /// be `https`, or `http` to this machine.
+    ///
+    /// Where the document is served at another place than the issuer's, give the key set's address to [`url`](Self::url).
+    ///
+    /// [OpenID Connect Discovery 1.0 §4]: https://openid.net/specs/openid-connect-discovery-1_0.html#ProviderConfig
+    #[must_use]
+    pub fn discover(issuer: &str) -> RemoteBuilder {
+        RemoteBuilder::new(Address::Issuer(issuer.to_owned()))
+    }
+
+    /// Loads the key set from this address: `https`, or `http` to this machine.
+    #[must_use]
+    pub fn url(url: &str) -> RemoteBuilder {
+        RemoteBuilder::new(Address::KeySet(url.to_owned()))
+    }
+
+    async fn fetch(&self, uri: Uri) -> Result<Response<Bytes>, KeyError> {
+        let mut request = Request::new(Bytes::new());
+        *request.uri_mut() = uri;
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json, application/jwk-set+json"));
+        // The client of this crate keeps both bounds itself, and sooner; one that the application brought may not.
+        let response = tokio::time::timeout(self.deadline, self.outbound.clone().oneshot(request))
+            .await
+            .unwrap_or(Err(OutboundError::Timeout(self.deadline)))
+            .map_err(|error| match error {
+                OutboundError::Timeout(_) => KeyError::timeout(error),
+                OutboundError::TooLarge(_) => KeyError::invalid_document(error),
+                OutboundError::Connect(_) | OutboundError::Exchange(_) => KeyError::unavailable(error),
+            })?;
+        if response.body().len() > self.max_document {
+            return Err(KeyError::invalid_document(OutboundError::TooLarge(self.max_document)));
+        }
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            status => Err(KeyError::unavailable(RemoteError::Status(status))),
+        }
+    }
+
+    async fn discovered(&self, issuer: &str, metadata: &Uri) -> Result<Uri, KeyError> {
+        let document = self.fetch(metadata.clone()).await?;
+        let found: Metadata = serde_json::from_slice(document.body())
+            .map_err(|error| KeyError::invalid_document(RemoteError::NoMetadata(error)))?;
+        // RFC 8414 §3.3: a document of another issuer must not be used, or one issuer could bring another's keys.
+        if found.issuer != issuer {
+            return Err(KeyError::invalid_document(RemoteError::OtherIssuer { expected: issuer.to_owned() }));
+        }
+        secure_url("jwks_uri", &found.jwks_uri).map_err(KeyError::invalid_document)
+    }
+}
+
+#[async_trait]
+impl KeySource for Remote {
+    async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
+        let address = match &self.target {
+            Target::Issuer { id, metadata } => self.discovered(id, metadata).await?,
+            Target::KeySet(address) => address.clone(),
+        };
+        let response = self.fetch(address).await?;
+        let set = JwkSet::parse(response.body()).map_err(KeyError::invalid_document)?;
+        Ok(LoadedKeys::new(set).with_max_age(max_age(response.headers())))
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote")
+            .field("deadline", &self.deadline)
+            .field("max_document", &self.max_document)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RemoteBuilder {
+    fn new(address: Address) -> Self {
+        Self { outbound: None, address, deadline: Duration::from_secs(3), max_document: 256 * 1024 }
+    }
+
+    /// Sends through this client instead of one of its own: for private roots, a client certificate, a proxy. The deadline and the
+    /// size hold around it as well.
+    #[must_use]
+    pub fn with_outbound(mut self, outbound: Outbound) -> Self {
+        self.outbound = Some(outbound);
+        self
+    }
+
+    /// How long one exchange may take, from name resolution to the last byte. Default 3 s; above zero.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How large a document may be, in bytes. Default 256 KiB; above zero.
+    #[must_use]
+    pub fn with_max_document(mut self, bytes: usize) -> Self {
+        self.max_document = bytes;
+        self
+    }
+
+    /// Builds the source. It connects to nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when the address is neither `https` nor on this machine, an issuer has a query or fragment, a bound is zero, or
+    /// the system's certificate store cannot be used.
+    pub fn build(self) -> Result<Remote, ConfigError> {
+        for (field, zero) in
+            [("key.remote.deadline", self.deadline.is_zero()), ("key.remote.max_document", self.max_document == 0)]
+        {
+            if zero {
+                return Err(ConfigError::invalid(field, "0", "choose a value above zero"));
+            }
+        }
+        let target = match self.address {
+            Address::Issuer(id) => {
+                let field = "key.remote.issuer";
+                if secure_url(field, &id)?.query().is_some() {
+                    let (shown, _) = id.split_once('?').unwrap_or((&id, ""));
+                    return Err(ConfigError::invalid(
+                        field,
+                        shown,
+                        "an issuer has no query: leave out what follows it",
+                    ));
+                }
+                let metadata = secure_url(field, &format!("{}{WELL_KNOWN}", id.trim_end_matches('/')))?;
+                Target::Issuer { id, metadata }
+            }
+            Address::KeySet(url) => Target::KeySet(secure_url("key.remote.url", &url)?),
+        };
+        let outbound = match self.outbound {
+            Some(outbound) => outbound,
+            None => {
+                let builder = OutboundBuilder::new(self.deadline, self.max_document);
+                match &target {
+                    Target::KeySet(url) if is_http(url) => builder.without_tls().build()?,
+                    // A local issuer may name a key set elsewhere; where there is no certificate store, that one is not believed.
+                    Target::Issuer { metadata, .. } if is_http(metadata) => {
+                        builder.clone().build().or_else(|_| builder.without_tls().build())?
+                    }
+                    Target::KeySet(_) | Target::Issuer { .. } => builder.build()?,
+                }
+            }
+        };
+        Ok(Remote { outbound, target, deadline: self.deadline, max_document: self.max_document })
+    }
+}
+
+impl fmt::Debug for RemoteBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteBuilder")
+            .field("deadline", &self.deadline)
+            .field("max_document", &self.max_document)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is read of the discovery document. A member that comes twice, or with another type, refuses the whole.
+#[derive(Deserialize)]
+struct Metadata {
+    issuer: String,
+    jwks_uri: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RemoteError {
+    #[error("answered with status {0}")]
+    Status(StatusCode),
+    #[error("the discovery document cannot be read")]
+    NoMetadata(#[source] serde_json::Error),
+    #[error("the `issuer` of the discovery document is not {expected:?}, byte for byte")]
+    OtherIssuer { expected: String },
+}
+
+/// How long the document stays fresh: `max-age` ([RFC 9111 §5.2.2.1](https://www.rfc-editor.org/rfc/rfc9111#section-5.2.2.1)) less the
+/// `Age` that it had when it came out of a cache on the way.
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    let directive = |value: &str| {
+        let (name, seconds) = value.split_once('=')?;
+        let seconds = seconds.trim().trim_matches('"');
+        name.trim().eq_ignore_ascii_case("max-age").then(|| whole_seconds(seconds)).flatten()
+    };
+    let age = headers.get(AGE).and_then(|value| whole_seconds(value.to_str().ok()?.trim())).unwrap_or_default();
+    headers
+        .get_all(CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(directive)
+        .map(|seconds| Duration::from_secs(seconds.saturating_sub(age)))
+}
+
+fn is_http(uri: &Uri) -> bool {
+    uri.scheme_str() == Some("http")
+}
+
+fn whole_seconds(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    // RFC 9111 §1.2.2: what is too large to be represented is as good as for ever.
+    digits.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+const WELL_KNOWN: &str = "/.well-known/openid-configuration";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::{
+        io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+        net::{TcpListener, TcpStream},
+        task::JoinSet,
+    };
+
+    use super::*;
+    use crate::key::KeyErrorKind;
+
+    const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"a","alg":"ES256","x":"r1C12_pi3enDwZ2XxHwWQA7N_Xh3BUoHNHkJ0xboOwc","y":"iXRbyWlluYjaiEu3O0MYyizIB-Nr2w_5xXZoeH8gEf8"}]}"#;
+
+    /// A loopback peer that answers each path with a text and closes; `{base}` in it stands for the peer's own address.
+    struct Peer {
+        base: String,
+        asked: Arc<Mutex<Vec<String>>>,
+        _task: JoinSet<()>,
+    }
+
+    impl Peer {
+        async fn start(routes: &[(&'static str, String)]) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let base = format!("http://{}", listener.local_addr().unwrap());
+            let (asked, routes) = (Arc::new(Mutex::new(Vec::new())), routes.to_vec());
+            let (log, own) = (Arc::clone(&asked), base.clone());
+            let mut task = JoinSet::new();
+            task.spawn(async move {
+                let mut connections = JoinSet::new();
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    connections.spawn(answer(stream, Arc::clone(&log), own.clone(), routes.clone()));
+                }
+            });
+            Self { base, asked, _task: task }
+        }
+
+        fn asked(&self) -> Vec<String> {
+            std::mem::take(&mut *self.asked.lock().unwrap())
+        }
+    }
+
+    async fn answer(
+        mut stream: TcpStream,
+        log: Arc<Mutex<Vec<String>>>,
+        base: String,
+        routes: Vec<(&'static str, String)>,
+    ) {
+        let mut head = Vec::new();
+        let mut lines = BufReader::new(&mut stream).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line.is_empty() {
+                break;
+            }
+            head.push(line);
+        }
+        let target = head[0].split(' ').nth(1).unwrap().to_owned();
+        log.lock().unwrap().push(target.clone());
+        let text = routes.iter().find(|(path, _)| *path == target).map_or(NOT_FOUND, |(_, text)| text);
+        if let Some(start) = text.strip_suffix("{endless}") {
+            let _ = stream.write_all(start.as_bytes()).await;
+            while stream.write_all(&[b' '; 65_536]).await.is_ok() {}
+        } else if let Some(start) = text.strip_suffix("{drip}") {
+            let _ = stream.write_all(start.as_bytes()).await;
+            while stream.write_all(b" ").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        } else {
+            let _ = stream.write_all(text.replace("{base}", &base).as_bytes()).await;
+        }
+    }
+
+    const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+    const METADATA: &str = "/.well-known/openid-configuration";
+
+    fn ok(body: &str) -> String {
+        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{body}")
+    }
+
+    fn metadata(issuer: &str, jwks_uri: &str) -> String {
+        ok(&format!(r#"{{"issuer":"{issuer}","token_endpoint":1,"jwks_uri":"{jwks_uri}"}}"#))
+    }
+
+    async fn load(builder: RemoteBuilder) -> Result<LoadedKeys, KeyError> {
+        let request = LoadRequest { unknown_kid: Some("../../attacker?kid=evil".into()) };
+        Arc::new(builder.build().unwrap()).load(request).await
+    }
+
+    #[tokio::test]
+    async fn keys_are_found_through_discovery_with_exactly_one_slash() {
+        let issuers = [
+            ("{base}", "", METADATA),
+            ("{base}/", "/", METADATA),
+            ("{base}/realms/one", "/realms/one", "/realms/one/.well-known/openid-configuration"),
+        ];
+        for (issuer, path, at) in issuers {
+            let peer = Peer::start(&[(at, metadata(issuer, "{base}/jwks.json")), ("/jwks.json", ok(KEYS))]).await;
+            let loaded = load(Remote::discover(&format!("{}{path}", peer.base))).await.unwrap();
+            assert_eq!(loaded.set.len(), 1, "{issuer}");
+            assert_eq!(loaded.max_age, None);
+            assert_eq!(peer.asked(), [at, "/jwks.json"], "nothing of a token is in an address");
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_are_loaded_from_an_address_and_keep_its_lifetime() {
+        let answer = ok(KEYS).replace("connection", "cache-control: public, max-age=90\r\nage: 30\r\nconnection");
+        let peer = Peer::start(&[("/jwks?p=policy", answer)]).await;
+        let loaded = load(Remote::url(&format!("{}/jwks?p=policy", peer.base))).await.unwrap();
+        assert_eq!((loaded.set.len(), loaded.max_age), (1, Some(Duration::from_secs(60))));
+    }
+
+    #[tokio::test]
+    async fn a_discovery_document_that_is_not_the_issuers_is_refused() {
+        let good = "{base}/jwks.json";
+        let cases = [
+            ("another issuer", metadata("https://evil.example", good)),
+            ("a slash more", metadata("{base}/", good)),
+            ("other case", metadata("HTTP{base}", good).replace("HTTPhttp", "HTTP")),
+            ("no issuer", ok(r#"{"jwks_uri":"{base}/jwks.json"}"#)),
+            (
+                "issuer twice",
+                ok(r#"{"issuer":"https://evil.example","issuer":"{base}","jwks_uri":"{base}/jwks.json"}"#),
+            ),
+            ("issuer is a list", ok(r#"{"issuer":["{base}"],"jwks_uri":"{base}/jwks.json"}"#)),
+            ("no jwks_uri", ok(r#"{"issuer":"{base}"}"#)),
+            ("jwks_uri is null", ok(r#"{"issuer":"{base}","jwks_uri":null}"#)),
+            ("http elsewhere", metadata("{base}", "http://198.51.100.1/jwks.json")),
+            ("a file", metadata("{base}", "file:///etc/jwks.json")),
+            ("credentials", metadata("{base}", "https://user:s3cr3t@example.com/jwks.json")),
+            ("relative", metadata("{base}", "/jwks.json")),
+            ("a page", ok("<!doctype html><title>hello</title>")),
+            ("nothing", ok("")),
+            ("something after it", ok(r#"{"issuer":"{base}","jwks_uri":"{base}/jwks.json"} {}"#)),
+        ];
+        for (name, document) in cases {
+            let peer = Peer::start(&[(METADATA, document), ("/jwks.json", ok(KEYS))]).await;
+            let error = load(Remote::discover(&peer.base)).await.expect_err(name);
+            assert_eq!(error.kind(), KeyErrorKind::InvalidDocument, "{name}");
+            assert_eq!(peer.asked(), [METADATA], "{name}: no keys are fetched");
+            assert!(!format!("{error:?}").contains("s3cr3t"), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_key_document_with_status_200_counts() {
+        let redirect =
+            |status: &str| format!("HTTP/1.1 {status} R\r\nlocation: {{base}}/good\r\ncontent-length: 0\r\n\r\n");
+        let with_status = |status: &str| ok(KEYS).replace("200 OK", status);
+        use KeyErrorKind::{InvalidDocument, Unavailable};
+        let cases = [
+            ("301", redirect("301"), Unavailable),
+            ("302", redirect("302"), Unavailable),
+            ("307", redirect("307"), Unavailable),
+            ("308", redirect("308"), Unavailable),
+            ("500 with keys", with_status("500 Oh"), Unavailable),
+            ("404 with keys", with_status("404 No"), Unavailable),
+            ("203 with keys", with_status("203 Altered"), Unavailable),
+            ("206 with keys", with_status("206 Part"), Unavailable),
+            ("hung up on", String::new(), Unavailable),
+            ("not HTTP", "hello\r\n\r\n".to_owned(), Unavailable),
+            ("200 with a page", ok("<!doctype html><title>maintenance</title>"), InvalidDocument),
+            ("no keys", ok(r#"{"keys":[]}"#), InvalidDocument),
+            ("no usable key", ok(r#"{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}"#), InvalidDocument),
+            ("endless", ok("{endless}"), InvalidDocument),
+            (
+                "100 MB announced",
+                ok("{}").replace("connection", "content-length: 104857600\r\nconnection"),
+                InvalidDocument,
+            ),
+        ];
+        for (name, answer, kind) in cases {
+            let peer = Peer::start(&[("/jwks.json", answer), ("/good", ok(KEYS))]).await;
+            let error = load(Remote::url(&format!("{}/jwks.json", peer.base))).await.expect_err(name);
+            assert_eq!(error.kind(), kind, "{name}: {error:?}");
+            assert!(!peer.asked().contains(&"/good".to_owned()), "{name}: a redirect was followed");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_byte_at_a_time_is_cut_off_at_the_deadline() {
+        let peer = Peer::start(&[("/jwks.json", ok("{drip}"))]).await;
+        let builder = Remote::url(&format!("{}/jwks.json", peer.base)).with_deadline(Duration::from_millis(60));
+        assert_eq!(load(builder).await.unwrap_err().kind(), KeyErrorKind::Timeout);
+    }
+
+    #[tokio::test]
+    async fn the_bounds_hold_around_a_client_of_the_applications_own() {
+        let answering = |size: usize| {
+            Outbound::new(tower::service_fn(move |_| async move { Ok(Response::new(Bytes::from(vec![b' '; size]))) }))
+        };
+        let remote = || Remote::url("https://issuer.example/jwks.json").with_max_document(1_000);
+        let large = load(remote().with_outbound(answering(1_001))).await.unwrap_err();
+        assert_eq!(large.kind(), KeyErrorKind::InvalidDocument);
+        let silent = Outbound::new(tower::service_fn(|_| std::future::pending()));
+        let slow = load(remote().with_outbound(silent).with_deadline(Duration::from_millis(10))).await.unwrap_err();
+        assert_eq!(slow.kind(), KeyErrorKind::Timeout);
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_trusted_is_refused_while_building() {
+        let cases = [
+            (Remote::discover("http://issuer.example/"), "key.remote.issuer"),
+            (Remote::discover("issuer.example"), "key.remote.issuer"),
+            (Remote::discover("https://issuer.example/?tenant=s3cr3t"), "key.remote.issuer"),
+            (Remote::discover("https://issuer.example/#x"), "key.remote.issuer"),
+            (Remote::url("http://issuer.example/jwks.json"), "key.remote.url"),
+            (Remote::url("https://user:s3cr3t@issuer.example/jwks.json"), "key.remote.url"),
+            (Remote::url("https://issuer.example").with_deadline(Duration::ZERO), "key.remote.deadline"),
+            (Remote::url("https://issuer.example").with_max_document(0), "key.remote.max_document"),
+        ];
+        for (builder, field) in cases {
+            let error = builder.build().unwrap_err();
+            assert_eq!(error.field(), field);
+            assert!(!error.to_string().contains("s3cr3t"), "{error}");
+        }
+    }
+
+    #[test]
+    fn max_age_is_read_as_http_writes_it() {
+        let cases = [
+            ("", None),
+            ("no-cache", None),
+            ("max-age=60", Some(60)),
+            ("public, MAX-AGE=60, must-revalidate", Some(60)),
+            ("max-age=\"60\"", Some(60)),
+            ("s-maxage=9, max-age = 60", Some(60)),
+            ("max-age=99999999999999999999", Some(u64::MAX)),
+            ("max-age=-1", None),
+            ("max-age=+1", None),
+            ("max-age=1.5", None),
+            ("max-age=", None),
+            ("max-age", None),
+        ];
+        for (text, seconds) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(CACHE_CONTROL, text.parse().unwrap());
+            assert_eq!(max_age(&headers), seconds.map(Duration::from_secs), "{text:?}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.append(CACHE_CONTROL, "public".parse().unwrap());
+        headers.append(CACHE_CONTROL, "max-age=60".parse().unwrap());
+        headers.insert(AGE, "100".parse().unwrap());
+        assert_eq!(max_age(&headers), Some(Duration::ZERO));
+    }
+}

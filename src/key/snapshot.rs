@@ -1,0 +1,477 @@
+//! What is known of an issuer's keys at one moment, and the rules of when to ask again. Time is passed in.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use super::{Algorithm, Jwk, JwkSet, KeyErrorKind, LoadedKeys};
+use crate::ConfigError;
+
+/// The bounds that a cache works in.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) soft_lifetime: Duration,
+    pub(super) stale_limit: Duration,
+    pub(super) unknown_kid_floor: Duration,
+    pub(super) load_deadline: Duration,
+    /// Spreads the loads of many processes; between 0 and 1.
+    pub(super) jitter: fn() -> f64,
+}
+
+/// Immutable: the one load that is under way replaces it when it ends.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    keys: Option<Kept>,
+    last: Attempt,
+    /// Hashes of `kid`s that a load made for their sake did not bring, and until when that is believed.
+    absent: Arc<HashMap<u64, Duration>>,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    set: JwkSet,
+    refresh_at: Duration,
+    soft_until: Duration,
+    stale_until: Duration,
+    /// From when an unknown `kid` is worth a load.
+    unknown_kid_at: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Attempt {
+    Never,
+    Succeeded,
+    Failed { kind: KeyErrorKind, at: Duration, retry_at: Duration, times: u32 },
+}
+
+/// What the snapshot says of a `kid` and algorithm.
+#[derive(Debug)]
+pub(super) enum Finding<'a> {
+    Keys(&'a JwkSet),
+    Unknown,
+    /// A load may bring an answer, and may start now.
+    Due,
+    Unavailable(KeyErrorKind),
+}
+
+/// The keys as an operator sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    Fresh,
+    /// The last load failed, the keys are in their lifetime.
+    RefreshFailing(KeyErrorKind),
+    /// Past their lifetime for this long, and kept because loading fails.
+    Stale {
+        since: Duration,
+        kind: KeyErrorKind,
+    },
+    Loading,
+    Down(KeyErrorKind),
+}
+
+impl Settings {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let (nano, second) = (Duration::from_nanos(1), Duration::from_secs(1));
+        let (minute, hour, day) = (Duration::from_mins(1), Duration::from_hours(1), Duration::from_hours(24));
+        for (field, value, least, most) in [
+            ("key.soft_lifetime", self.soft_lifetime, second, day),
+            ("key.stale_limit", self.stale_limit, Duration::ZERO, day),
+            ("key.unknown_kid_floor", self.unknown_kid_floor, nano, hour),
+            ("key.load_deadline", self.load_deadline, nano, minute),
+        ] {
+            if value < least || value > most {
+                let remedy = format!("choose a time from {least:?} to {most:?}");
+                return Err(ConfigError::invalid(field, format!("{value:?}"), remedy));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            soft_lifetime: Duration::from_mins(10),
+            stale_limit: Duration::from_hours(1),
+            unknown_kid_floor: Duration::from_secs(30),
+            load_deadline: Duration::from_secs(6),
+            jitter: random_fraction,
+        }
+    }
+}
+
+impl Snapshot {
+    pub(super) fn empty() -> Self {
+        Self { keys: None, last: Attempt::Never, absent: Arc::default() }
+    }
+
+    /// The next snapshot after a load that began at `started` and brought keys.
+    pub(super) fn loaded(
+        &self,
+        loaded: LoadedKeys,
+        started: Duration,
+        now: Duration,
+        absent_kid: Option<u64>,
+        settings: &Settings,
+    ) -> Self {
+        let soft = loaded.max_age.map_or(settings.soft_lifetime, |age| age.clamp(MIN_MAX_AGE, MAX_MAX_AGE));
+        // At 80 % of the lifetime, up to a tenth of it earlier.
+        let ahead = soft.mul_f64(0.8 - 0.1 * (settings.jitter)());
+        let soft_until = now.saturating_add(soft);
+        let kept = Kept {
+            set: loaded.set,
+            refresh_at: now.saturating_add(ahead),
+            soft_until,
+            stale_until: soft_until.saturating_add(settings.stale_limit),
+            // From the start: a key published while the document was on its way may be missing in it.
+            unknown_kid_at: started.saturating_add(settings.unknown_kid_floor),
+        };
+        let mut absent: HashMap<u64, Duration> =
+            self.absent.iter().filter(|(_, until)| now < **until).map(|(kid, until)| (*kid, *until)).collect();
+        if let Some(kid) = absent_kid
+            && absent.len() < MAX_ABSENT
+        {
+            absent.insert(kid, now.saturating_add(ABSENT_FOR));
+        }
+        Self { keys: Some(kept), last: Attempt::Succeeded, absent: Arc::new(absent) }
+    }
+
+    /// The only snapshot of keys that never change.
+    pub(super) fn fixed(set: JwkSet) -> Self {
+        let never = Duration::MAX;
+        let kept = Kept { set, refresh_at: never, soft_until: never, stale_until: never, unknown_kid_at: never };
+        Self { keys: Some(kept), last: Attempt::Succeeded, absent: Arc::default() }
+    }
+
+    /// The next snapshot after a load that failed.
+    pub(super) fn failed(&self, kind: KeyErrorKind, now: Duration, settings: &Settings) -> Self {
+        let times = match self.last {
+            Attempt::Failed { times, .. } => times.saturating_add(1),
+            Attempt::Never | Attempt::Succeeded => 1,
+        };
+        let doubled = FIRST_BACKOFF.saturating_mul(1 << (times - 1).min(16)).min(MAX_BACKOFF);
+        let backoff = doubled.mul_f64(1.0 - 0.25 * (settings.jitter)());
+        let last = Attempt::Failed { kind, at: now, retry_at: now.saturating_add(backoff), times };
+        Self { keys: self.keys.clone(), last, absent: Arc::clone(&self.absent) }
+    }
+
+    /// Whether a load may start: the rule that bounds how often a source is asked, whatever the requests say.
+    pub(super) fn may_load(&self, now: Duration) -> bool {
+        match (&self.last, &self.keys) {
+            (Attempt::Failed { retry_at, .. }, _) => now >= *retry_at,
+            (_, Some(kept)) => now >= kept.unknown_kid_at || now >= kept.refresh_at,
+            (_, None) => true,
+        }
+    }
+
+    /// Whether the keys are old enough to be replaced without anybody waiting.
+    pub(super) fn wants_refresh(&self, now: Duration) -> bool {
+        self.keys.as_ref().is_some_and(|kept| now >= kept.refresh_at) && self.may_load(now)
+    }
+
+    pub(super) fn find(
+        &self,
+        kid: Option<&str>,
+        hash: impl FnOnce(&str) -> u64,
+        algorithm: Algorithm,
+        now: Duration,
+    ) -> Finding<'_> {
+        let Some(kept) = self.serving(now) else {
+            return match self.last {
+                Attempt::Failed { kind, retry_at, .. } if now < retry_at => Finding::Unavailable(kind),
+                _ => Finding::Due,
+            };
+        };
+        if kept.set.candidates(kid, algorithm).next().is_some() {
+            return Finding::Keys(&kept.set);
+        }
+        if kid.and_then(|kid| self.absent.get(&hash(kid))).is_some_and(|until| now < *until) {
+            return Finding::Unknown;
+        }
+        match self.last {
+            // The issuer may have rotated to this key and cannot be asked: that is no fault of the token.
+            Attempt::Failed { kind, retry_at, .. } if now < retry_at => Finding::Unavailable(kind),
+            Attempt::Failed { .. } => Finding::Due,
+            _ if now < kept.unknown_kid_at => Finding::Unknown,
+            _ => Finding::Due,
+        }
+    }
+
+    pub(super) fn has_keys(&self) -> bool {
+        self.keys.is_some()
+    }
+
+    /// The kind of the last failure, when the last load failed.
+    pub(super) fn failure(&self) -> Option<KeyErrorKind> {
+        match self.last {
+            Attempt::Failed { kind, .. } => Some(kind),
+            Attempt::Never | Attempt::Succeeded => None,
+        }
+    }
+
+    pub(super) fn condition(&self, now: Duration) -> Condition {
+        match (&self.keys, self.last) {
+            (Some(_), Attempt::Never | Attempt::Succeeded) => Condition::Fresh,
+            (Some(kept), Attempt::Failed { kind, .. }) if now < kept.soft_until => Condition::RefreshFailing(kind),
+            (Some(kept), Attempt::Failed { kind, .. }) if now < kept.stale_until => {
+                Condition::Stale { since: now.saturating_sub(kept.soft_until), kind }
+            }
+            (_, Attempt::Failed { kind, .. }) => Condition::Down(kind),
+            (None, _) => Condition::Loading,
+        }
+    }
+
+    /// True when the set holds other keys than the snapshot.
+    pub(super) fn differs_from(&self, set: &JwkSet) -> bool {
+        let same = |(one, other): (&Jwk, &Jwk)| one.kid() == other.kid() && one.thumbprint() == other.thumbprint();
+        !self.keys.as_ref().is_some_and(|kept| kept.set.len() == set.len() && kept.set.iter().zip(set.iter()).all(same))
+    }
+
+    /// Keys that may be used now. Past their lifetime that takes a recent failure: an issuer that nobody has asked for hours is
+    /// asked before its old keys are believed once more.
+    fn serving(&self, now: Duration) -> Option<&Kept> {
+        self.keys.as_ref().filter(|kept| {
+            now < kept.soft_until
+                || now < kept.stale_until
+                    && matches!(self.last, Attempt::Failed { at, .. } if now.saturating_sub(at) < 2 * MAX_BACKOFF)
+        })
+    }
+}
+
+fn random_fraction() -> f64 {
+    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+const MIN_MAX_AGE: Duration = Duration::from_mins(1);
+const MAX_MAX_AGE: Duration = Duration::from_hours(1);
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_mins(1);
+const ABSENT_FOR: Duration = Duration::from_mins(1);
+const MAX_ABSENT: usize = 1_000;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    const START: Duration = Duration::from_secs(5);
+
+    /// A set with one EC key for each `kid`.
+    pub(in crate::key) fn set_of(kids: &[&str]) -> JwkSet {
+        let keys: Vec<String> = kids
+            .iter()
+            .map(|kid| {
+                let x = "r1C12_pi3enDwZ2XxHwWQA7N_Xh3BUoHNHkJ0xboOwc";
+                let y = "iXRbyWlluYjaiEu3O0MYyizIB-Nr2w_5xXZoeH8gEf8";
+                format!(r#"{{"kty":"EC","crv":"P-256","alg":"ES256","kid":"{kid}","x":"{x}","y":"{y}"}}"#)
+            })
+            .collect();
+        JwkSet::parse(format!(r#"{{"keys":[{}]}}"#, keys.join(",")).as_bytes()).unwrap()
+    }
+
+    fn settings() -> Settings {
+        Settings { jitter: || 0.0, ..Settings::default() }
+    }
+
+    fn loaded(max_age: Option<u64>) -> Snapshot {
+        let keys = LoadedKeys::new(set_of(&["a"])).with_max_age(max_age.map(Duration::from_secs));
+        Snapshot::empty().loaded(keys, START, START, None, &settings())
+    }
+
+    /// Seconds after the load.
+    fn at(seconds: u64) -> Duration {
+        START + Duration::from_secs(seconds)
+    }
+
+    fn find(snapshot: &Snapshot, kid: &str, now: Duration) -> String {
+        match snapshot.find(Some(kid), |kid| kid.len() as u64, Algorithm::Es256, now) {
+            Finding::Keys(_) => "keys".to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_lifetime_is_the_sources_within_bounds_and_refreshed_ahead() {
+        let cases = [
+            ("none given", None, 600),
+            ("inside", Some(300), 300),
+            ("zero", Some(0), 60),
+            ("a year", Some(31_536_000), 3_600),
+            ("beyond any clock", Some(u64::MAX), 3_600),
+        ];
+        for (name, max_age, lifetime) in cases {
+            let snapshot = loaded(max_age);
+            assert_eq!(find(&snapshot, "a", at(lifetime - 1)), "keys", "{name}");
+            assert_eq!(find(&snapshot, "a", at(lifetime)), "Due", "{name}: a key removed upstream stops verifying");
+            assert!(!snapshot.wants_refresh(at(lifetime * 8 / 10 - 1)), "{name}");
+            assert!(snapshot.wants_refresh(at(lifetime * 8 / 10)), "{name}");
+        }
+    }
+
+    #[test]
+    fn jitter_only_ever_makes_loads_earlier() {
+        let early = Settings { jitter: || 1.0, ..Settings::default() };
+        let keys = LoadedKeys::new(set_of(&["a"]));
+        let snapshot = Snapshot::empty().loaded(keys, START, START, None, &early);
+        assert!(!snapshot.wants_refresh(at(419)) && snapshot.wants_refresh(at(420)));
+        let snapshot = Snapshot::empty().failed(KeyErrorKind::Timeout, START, &early);
+        assert!(!snapshot.may_load(START + Duration::from_millis(749)));
+        assert!(snapshot.may_load(START + Duration::from_millis(750)));
+        for _ in 0..1_000 {
+            assert!((0.0..=1.0).contains(&random_fraction()));
+        }
+    }
+
+    #[test]
+    fn backoff_doubles_from_one_second_to_sixty_and_starts_over_after_a_success() {
+        let mut snapshot = Snapshot::empty();
+        let mut now = START;
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
+            snapshot = snapshot.failed(KeyErrorKind::Unavailable, now, &settings());
+            now += Duration::from_secs(seconds);
+            let just_before = now - Duration::from_millis(1);
+            assert!(!snapshot.may_load(just_before), "{seconds}");
+            assert_eq!(find(&snapshot, "a", just_before), "Unavailable(Unavailable)", "{seconds}");
+            assert!(snapshot.may_load(now), "{seconds}");
+            assert_eq!(find(&snapshot, "a", now), "Due", "{seconds}");
+        }
+        for _ in 0..100_000 {
+            snapshot = snapshot.failed(KeyErrorKind::Unavailable, now, &settings());
+        }
+        assert!(snapshot.may_load(now + MAX_BACKOFF));
+        snapshot = snapshot.loaded(LoadedKeys::new(set_of(&["a"])), now, now, None, &settings()).failed(
+            KeyErrorKind::Unavailable,
+            now,
+            &settings(),
+        );
+        assert!(snapshot.may_load(now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn an_unknown_kid_may_cause_a_load_only_after_the_floor() {
+        let snapshot = loaded(None);
+        assert_eq!(find(&snapshot, "b", at(29)), "Unknown");
+        assert!(!snapshot.may_load(at(29)));
+        assert_eq!(find(&snapshot, "b", at(30)), "Due");
+        assert!(snapshot.may_load(at(30)));
+    }
+
+    #[test]
+    fn the_floor_counts_from_the_start_of_the_load() {
+        let snapshot = Snapshot::empty().loaded(LoadedKeys::new(set_of(&["a"])), START, at(6), None, &settings());
+        assert_eq!(find(&snapshot, "b", at(29)), "Unknown");
+        assert_eq!(find(&snapshot, "b", at(30)), "Due");
+    }
+
+    #[test]
+    fn a_kid_that_its_own_load_did_not_bring_is_absent_for_sixty_seconds() {
+        let keys = || LoadedKeys::new(set_of(&["a"]));
+        let snapshot = Snapshot::empty().loaded(keys(), START, START, Some("bb".len() as u64), &settings());
+        assert_eq!(find(&snapshot, "bb", at(59)), "Unknown");
+        assert_eq!(find(&snapshot, "bb", at(60)), "Due");
+        assert_eq!(find(&snapshot, "ccc", at(59)), "Due", "another one is none the wiser");
+        let later = snapshot.loaded(keys(), at(40), at(40), None, &settings());
+        assert_eq!(later.absent.len(), 1);
+        let latest = later.loaded(keys(), at(60), at(60), None, &settings());
+        assert_eq!(latest.absent.len(), 0, "what has expired is forgotten");
+    }
+
+    #[test]
+    fn a_key_that_was_absent_is_found_once_it_is_there() {
+        let b = Some("b".len() as u64);
+        let keys = LoadedKeys::new(set_of(&["a", "b"]));
+        let snapshot = loaded(None).loaded(keys, at(1), at(1), b, &settings());
+        assert_eq!(find(&snapshot, "b", at(2)), "keys");
+    }
+
+    #[test]
+    fn at_most_a_thousand_kids_are_remembered() {
+        let mut snapshot = loaded(None);
+        for kid in 0..1_500 {
+            snapshot = snapshot.loaded(LoadedKeys::new(set_of(&["a"])), START, START, Some(kid), &settings());
+        }
+        assert_eq!(snapshot.absent.len(), MAX_ABSENT);
+    }
+
+    #[test]
+    fn while_loading_fails_stale_keys_serve_until_the_limit_and_no_longer() {
+        let fail = |seconds| loaded(None).failed(KeyErrorKind::Timeout, at(seconds), &settings());
+        let cases = [
+            ("fresh, failing", 500, 501, "keys"),
+            ("just past the lifetime", 599, 600, "keys"),
+            ("an hour past it", 4_199, 4_199, "keys"),
+            ("at the limit", 4_199, 4_200, "Due"),
+            ("at the limit, within backoff", 4_200, 4_200, "Unavailable(Timeout)"),
+            ("nobody asked for two minutes", 700, 820, "Due"),
+        ];
+        for (name, failed_at, now, finding) in cases {
+            assert_eq!(find(&fail(failed_at), "a", at(now)), finding, "{name}");
+        }
+        let never = Settings { stale_limit: Duration::ZERO, ..settings() };
+        let keys = LoadedKeys::new(set_of(&["a"]));
+        let strict =
+            Snapshot::empty().loaded(keys, START, START, None, &never).failed(KeyErrorKind::Timeout, at(600), &never);
+        assert_eq!(find(&strict, "a", at(600)), "Unavailable(Timeout)");
+    }
+
+    #[test]
+    fn an_unknown_kid_is_unavailable_and_not_unknown_while_loading_fails() {
+        let snapshot = loaded(None).failed(KeyErrorKind::Timeout, at(10), &settings());
+        assert_eq!(find(&snapshot, "a", at(10)), "keys");
+        assert_eq!(find(&snapshot, "b", at(10)), "Unavailable(Timeout)");
+        assert_eq!(find(&snapshot, "b", at(11)), "Due");
+    }
+
+    #[test]
+    fn the_condition_tells_fresh_failing_stale_and_down_apart() {
+        let failed = loaded(None).failed(KeyErrorKind::Timeout, at(590), &settings());
+        let cases = [
+            ("never loaded", Snapshot::empty(), 0, Condition::Loading),
+            ("loaded", loaded(None), 0, Condition::Fresh),
+            ("loaded and idle", loaded(None), 100_000, Condition::Fresh),
+            ("failing", failed.clone(), 599, Condition::RefreshFailing(KeyErrorKind::Timeout)),
+            (
+                "stale",
+                failed.clone(),
+                610,
+                Condition::Stale { since: Duration::from_secs(10), kind: KeyErrorKind::Timeout },
+            ),
+            ("over", failed, 4_200, Condition::Down(KeyErrorKind::Timeout)),
+            (
+                "never had any",
+                Snapshot::empty().failed(KeyErrorKind::InvalidDocument, START, &settings()),
+                0,
+                Condition::Down(KeyErrorKind::InvalidDocument),
+            ),
+        ];
+        for (name, snapshot, now, condition) in cases {
+            assert_eq!(snapshot.condition(at(now)), condition, "{name}");
+        }
+    }
+
+    #[test]
+    fn fixed_keys_last_for_ever_and_are_never_loaded_again() {
+        let snapshot = Snapshot::fixed(set_of(&["a"]));
+        let end_of_time = Duration::MAX - Duration::from_nanos(1);
+        assert_eq!(find(&snapshot, "a", end_of_time), "keys");
+        assert_eq!(find(&snapshot, "b", end_of_time), "Unknown");
+        assert!(!snapshot.may_load(end_of_time) && !snapshot.wants_refresh(end_of_time));
+    }
+
+    #[test]
+    fn settings_outside_their_bounds_name_their_field() {
+        type Change = fn(&mut Settings);
+        let cases: [(&str, Change); 7] = [
+            ("key.soft_lifetime", |s| s.soft_lifetime = Duration::ZERO),
+            ("key.soft_lifetime", |s| s.soft_lifetime = Duration::from_secs(86_401)),
+            ("key.stale_limit", |s| s.stale_limit = Duration::from_secs(86_401)),
+            ("key.unknown_kid_floor", |s| s.unknown_kid_floor = Duration::ZERO),
+            ("key.unknown_kid_floor", |s| s.unknown_kid_floor = Duration::from_secs(3_601)),
+            ("key.load_deadline", |s| s.load_deadline = Duration::ZERO),
+            ("key.load_deadline", |s| s.load_deadline = Duration::from_secs(61)),
+        ];
+        for (field, change) in cases {
+            let mut settings = Settings::default();
+            assert!(settings.check().is_ok());
+            change(&mut settings);
+            assert_eq!(settings.check().unwrap_err().field(), field);
+        }
+    }
+}

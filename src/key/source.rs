@@ -1,0 +1,149 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use super::JwkSet;
+
+/// Loads the keys of one issuer: the slow half of key management. The fast half is [`Cache`](super::Cache), which asks a source
+/// when it needs to and never twice at once.
+///
+/// ```
+/// use std::sync::Arc;
+/// use portcullis::key::{JwkSet, KeyError, KeySource, LoadRequest, LoadedKeys};
+///
+/// /// Keys that a deployment mounts as a file.
+/// struct Mounted(std::path::PathBuf);
+///
+/// #[async_trait::async_trait]
+/// impl KeySource for Mounted {
+///     async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
+///         let document = tokio::fs::read(&self.0).await.map_err(KeyError::unavailable)?;
+///         let set = JwkSet::parse(&document).map_err(KeyError::invalid_document)?;
+///         Ok(LoadedKeys::new(set))
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait KeySource: Send + Sync + 'static {
+    /// Loads the current keys.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] when they cannot be had. The cache then keeps what it has and tries again.
+    async fn load(self: Arc<Self>, request: LoadRequest) -> Result<LoadedKeys, KeyError>;
+
+    /// The keys at once, where that needs no waiting. `None` (the default) makes the cache call [`load`](Self::load) in the background.
+    fn load_now(&self) -> Option<Result<LoadedKeys, KeyError>> {
+        None
+    }
+}
+
+#[async_trait]
+impl<K: KeySource + ?Sized> KeySource for Arc<K> {
+    async fn load(self: Arc<Self>, request: LoadRequest) -> Result<LoadedKeys, KeyError> {
+        Arc::clone(&*self).load(request).await
+    }
+
+    fn load_now(&self) -> Option<Result<LoadedKeys, KeyError>> {
+        (**self).load_now()
+    }
+}
+
+/// Why and under which bounds keys are loaded.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct LoadRequest {
+    /// The `kid` that no known key has, when that is why the keys are loaded. Attacker text: for a log line at most, never
+    /// part of an address.
+    pub unknown_kid: Option<Arc<str>>,
+}
+
+/// A key document and how long it may be kept.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LoadedKeys {
+    /// The usable keys of the document.
+    pub set: JwkSet,
+    /// How long the source says that it stays fresh (`Cache-Control: max-age`); the cache keeps it inside its own bounds.
+    pub max_age: Option<Duration>,
+}
+
+impl LoadedKeys {
+    /// Keys without a lifetime of their own.
+    #[must_use]
+    pub const fn new(set: JwkSet) -> Self {
+        Self { set, max_age: None }
+    }
+
+    /// Sets how long the source says that the keys stay fresh.
+    #[must_use]
+    pub const fn with_max_age(mut self, max_age: Option<Duration>) -> Self {
+        self.max_age = max_age;
+        self
+    }
+}
+
+/// Why keys cannot be had.
+///
+/// Opaque: implementors make one with the constructor for its kind and the cause behind it.
+#[derive(Debug)]
+pub struct KeyError {
+    kind: KeyErrorKind,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The kinds of [`KeyError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeyErrorKind {
+    /// The source cannot be reached, or answered with an error.
+    Unavailable,
+    /// The source did not answer in time.
+    Timeout,
+    /// The source answered with something that is no key document, or with no usable key.
+    InvalidDocument,
+}
+
+impl KeyError {
+    /// The source cannot be reached, or answered with an error.
+    pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { kind: KeyErrorKind::Unavailable, source: source.into() }
+    }
+
+    /// The source did not answer in time.
+    pub fn timeout(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { kind: KeyErrorKind::Timeout, source: source.into() }
+    }
+
+    /// The source answered with something that is no key document, or with no usable key.
+    pub fn invalid_document(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { kind: KeyErrorKind::InvalidDocument, source: source.into() }
+    }
+
+    /// What kind of failure it is.
+    #[must_use]
+    pub const fn kind(&self) -> KeyErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            KeyErrorKind::Unavailable => "the key source is unavailable",
+            KeyErrorKind::Timeout => "the key source did not answer in time",
+            KeyErrorKind::InvalidDocument => "the key source gave no usable key document",
+        })
+    }
+}
+
+impl std::error::Error for KeyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    fn _is_dyn_compatible(_: std::sync::Arc<dyn super::KeySource>) {}
+}

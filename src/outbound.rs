@@ -1,0 +1,619 @@
+//! Outgoing HTTP: a boxed Tower service, shared by everything that asks somebody else.
+//!
+//! Key sets and policy decisions come from outside, so what fetches them is part of the attack surface. The client that
+//! [`OutboundBuilder`] makes
+//!
+//! 1. ends the whole exchange (name resolution, connect, TLS, request, answer) at one deadline,
+//! 2. counts the answer's body while it arrives and hangs up at the cap, whatever `Content-Length` promised,
+//! 3. hands a redirect to the caller as the answer it is, and follows none, not even on the same host,
+//! 4. takes no proxy from the environment, keeps no cookies, and neither asks for nor undoes compression,
+//! 5. puts no address and no header value into an error.
+//!
+//! It does not judge addresses: that is for the part that was configured with one. It does not repeat a request that may have
+//! been received. To go through a proxy, sign requests or share a client, hand the part that needs one an [`Outbound`] of your
+//! own instead: any Tower service of this shape, which then has to keep the promises above.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use portcullis::outbound::{Outbound, OutboundError};
+//!
+//! let canned = tower::service_fn(|_: Request<Bytes>| async {
+//!     Ok::<_, OutboundError>(Response::new(Bytes::from_static(b"{\"keys\":[]}")))
+//! });
+//! let outbound = Outbound::new(canned);
+//! # let _ = outbound;
+//! ```
+
+use std::{borrow::Cow, error::Error, fmt, io, net::IpAddr, path::PathBuf, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, Uri};
+use tower::util::BoxCloneSyncService;
+
+use crate::ConfigError;
+
+/// A service that sends a request and reads the whole answer: inside a deadline, up to a size, following no redirect.
+pub type Outbound = BoxCloneSyncService<Request<Bytes>, Response<Bytes>, OutboundError>;
+
+/// Why there is no answer. The text names neither the address nor anything of the request.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutboundError {
+    /// Nothing was answered: unresolved, refused, not trusted, or closed before an answer's head was complete. Asking again is
+    /// safe for anything that only reads.
+    #[error("could not connect")]
+    Connect(#[source] Box<dyn Error + Send + Sync>),
+    /// The deadline passed.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The answer is larger than the cap, in bytes.
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+    /// The exchange failed after it had begun.
+    #[error("the exchange failed")]
+    Exchange(#[source] Box<dyn Error + Send + Sync>),
+}
+
+/// How to reach somebody.
+///
+/// Must be used inside a Tokio runtime, but may be built outside one.
+#[derive(Clone)]
+pub struct OutboundBuilder {
+    deadline: Duration,
+    connect_timeout: Option<Duration>,
+    max_response: usize,
+    unix_socket: Option<PathBuf>,
+    roots: Roots,
+    identity: Option<Vec<u8>>,
+}
+
+#[derive(Clone)]
+enum Roots {
+    System,
+    Own(Vec<u8>),
+    None,
+}
+
+impl OutboundBuilder {
+    /// A client with this deadline for the whole exchange and this cap, in bytes, for the answer's body. Both above zero.
+    #[must_use]
+    pub fn new(deadline: Duration, max_response: usize) -> Self {
+        Self { deadline, connect_timeout: None, max_response, unix_socket: None, roots: Roots::System, identity: None }
+    }
+
+    /// How much of the deadline may go into reaching the peer, TLS included. Default: all of it. Above zero.
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = Some(timeout);
+        self
+    }
+
+    /// Connects to a unix socket, whatever the authority of the request says.
+    #[must_use]
+    pub fn with_unix_socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.unix_socket = Some(path.into());
+        self
+    }
+
+    /// Trusts these certificates (PEM, one or more) **instead of** the system's: a private authority then vouches for its own
+    /// peers, and no public one can.
+    #[must_use]
+    pub fn with_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots = Roots::Own(pem.into());
+        self
+    }
+
+    /// Proves this client to the peer (mutual TLS): a certificate chain and its private key, PEM, in one text.
+    #[must_use]
+    pub fn with_identity(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.identity = Some(pem.into());
+        self
+    }
+
+    /// For peers reached without TLS, on loopback or a unix socket: no certificate is trusted, so `https` always fails, and none has
+    /// to be installed, so that the client also builds in an image that has no certificate store.
+    #[must_use]
+    pub fn without_tls(mut self) -> Self {
+        self.roots = Roots::None;
+        self
+    }
+
+    /// Builds the client.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when a bound is zero, or a certificate, the key or the system's certificate store cannot be used.
+    pub fn build(self) -> Result<Outbound, ConfigError> {
+        for (field, zero) in [
+            ("outbound.deadline", self.deadline.is_zero()),
+            ("outbound.connect_timeout", self.connect_timeout.is_some_and(|timeout| timeout.is_zero())),
+            ("outbound.max_response", self.max_response == 0),
+        ] {
+            if zero {
+                return Err(ConfigError::invalid(field, "0", "choose a value above zero"));
+            }
+        }
+        // Cargo unites features: another crate of the build may have switched decompression, native TLS, or a system proxy on, so
+        // what must be off is switched off even where this crate's own features leave it out.
+        let mut client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
+            .referer(false)
+            .tls_backend_rustls()
+            .user_agent(USER_AGENT);
+        if let Some(timeout) = self.connect_timeout {
+            client = client.connect_timeout(timeout);
+        }
+        if let Some(path) = self.unix_socket {
+            client = with_unix_socket(client, path)?;
+        }
+        match self.roots {
+            Roots::System => {}
+            Roots::Own(pem) => client = client.tls_certs_only(certificates(&pem)?),
+            Roots::None => client = client.tls_certs_only([]),
+        }
+        if let Some(pem) = self.identity {
+            let identity = reqwest::Identity::from_pem(&pem).map_err(|error| {
+                let remedy = "give the certificate chain and its unencrypted private key as PEM in one text";
+                ConfigError::unusable("outbound.identity", format!("{} bytes", pem.len()), remedy, error)
+            })?;
+            client = client.identity(identity);
+        }
+        let client = client.build().map_err(|error| {
+            let remedy = "install the system's CA certificates, give roots of your own with `with_roots`, or, for a peer on \
+                          loopback or a unix socket, use `without_tls`";
+            ConfigError::unusable("outbound.tls", "client", remedy, error.without_url())
+        })?;
+        let (deadline, cap) = (self.deadline, self.max_response);
+        Ok(Outbound::new(tower::service_fn(move |request| {
+            let client = client.clone();
+            async move {
+                // One timer around everything: a peer that sends one byte a second resets nothing.
+                tokio::time::timeout(deadline, exchange(client, request, cap))
+                    .await
+                    .unwrap_or(Err(OutboundError::Timeout(deadline)))
+            }
+        })))
+    }
+}
+
+impl fmt::Debug for OutboundBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboundBuilder")
+            .field("deadline", &self.deadline)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("max_response", &self.max_response)
+            .field("unix_socket", &self.unix_socket)
+            .field("identity", &self.identity.as_ref().map(|_| "[redacted]"))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads an address that secrets or decisions depend on: `https`, or `http` to this machine (a loopback address or `localhost`).
+///
+/// What is returned is what was judged, in the form of the WHATWG URL standard, so that no two parsers can read two hosts in it.
+///
+/// # Errors
+///
+/// [`ConfigError`] for any other scheme, credentials or a fragment in the address, and what is no absolute URL.
+pub(crate) fn secure_url(field: impl Into<Cow<'static, str>>, value: &str) -> Result<Uri, ConfigError> {
+    checked_url(field.into(), value, is_loopback)
+}
+
+/// As [`secure_url`], but takes `http` to any machine: only for who was told so by name.
+#[cfg(feature = "opa")]
+pub(crate) fn dangerous_url(field: impl Into<Cow<'static, str>>, value: &str) -> Result<Uri, ConfigError> {
+    checked_url(field.into(), value, |_| true)
+}
+
+fn checked_url(field: Cow<'static, str>, value: &str, may_be_plain: impl Fn(&str) -> bool) -> Result<Uri, ConfigError> {
+    let refuse = |remedy: &'static str| ConfigError::invalid(field.clone(), printable(value), remedy);
+    let not_absolute = "give an absolute URL such as `https://example.com/path`";
+    let url = reqwest::Url::parse(value).map_err(|_| refuse(not_absolute))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(refuse("leave credentials out of the address: configure them as credentials"));
+    }
+    if url.fragment().is_some() {
+        return Err(refuse("leave the fragment out of the address"));
+    }
+    match (url.scheme(), url.host_str()) {
+        ("https", Some(_)) => {}
+        ("http", Some(host)) if may_be_plain(host) => {}
+        ("http", Some(_)) => return Err(refuse("use https: plain http is for loopback addresses only")),
+        _ => return Err(refuse(not_absolute)),
+    }
+    url.as_str().parse().map_err(|_| refuse(not_absolute))
+}
+
+async fn exchange(
+    client: reqwest::Client,
+    request: Request<Bytes>,
+    cap: usize,
+) -> Result<Response<Bytes>, OutboundError> {
+    let request = request.try_into().map_err(|error| OutboundError::Exchange(anonymous(error)))?;
+    let mut response = client.execute(request).await.map_err(|error| {
+        if nothing_was_answered(&error) {
+            OutboundError::Connect(anonymous(error))
+        } else {
+            OutboundError::Exchange(anonymous(error))
+        }
+    })?;
+    let announced = response.content_length().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+    if announced > cap {
+        return Err(OutboundError::TooLarge(cap));
+    }
+    let mut body = BytesMut::with_capacity(announced);
+    while let Some(chunk) = response.chunk().await.map_err(|error| OutboundError::Exchange(anonymous(error)))? {
+        if chunk.len() > cap.saturating_sub(body.len()) {
+            return Err(OutboundError::TooLarge(cap));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let mut answer = Response::new(body.freeze());
+    *answer.status_mut() = response.status();
+    *answer.version_mut() = response.version();
+    *answer.headers_mut() = std::mem::take(response.headers_mut());
+    Ok(answer)
+}
+
+/// The address may carry what its owner holds secret, and it is the caller who knows how to name its peer.
+fn anonymous(error: reqwest::Error) -> Box<dyn Error + Send + Sync> {
+    Box::new(error.without_url())
+}
+
+/// A kept-alive connection that the peer has just closed shows as an incomplete message or a reset, not as a failed connect.
+fn nothing_was_answered(error: &reqwest::Error) -> bool {
+    if error.is_connect() {
+        return true;
+    }
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+            return matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe);
+        }
+        if let Some(error) = error.downcast_ref::<hyper::Error>()
+            && (error.is_canceled() || error.is_incomplete_message())
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<reqwest::Certificate>, ConfigError> {
+    let size = || format!("{} bytes", pem.len());
+    let remedy = "give one or more CA certificates as PEM";
+    let certificates = reqwest::Certificate::from_pem_bundle(pem)
+        .map_err(|error| ConfigError::unusable("outbound.roots", size(), remedy, error))?;
+    if certificates.is_empty() {
+        return Err(ConfigError::invalid("outbound.roots", size(), remedy));
+    }
+    Ok(certificates)
+}
+
+#[cfg(unix)]
+fn with_unix_socket(client: reqwest::ClientBuilder, path: PathBuf) -> Result<reqwest::ClientBuilder, ConfigError> {
+    Ok(client.unix_socket(path))
+}
+
+#[cfg(not(unix))]
+fn with_unix_socket(_: reqwest::ClientBuilder, path: PathBuf) -> Result<reqwest::ClientBuilder, ConfigError> {
+    let remedy = "this platform has no unix sockets: use a URL";
+    Err(ConfigError::invalid("outbound.unix_socket", path.display().to_string(), remedy))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    // `localhost` alone, no name below it: RFC 6761 asks resolvers to keep both local, and not all obey for the latter.
+    host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+/// The address without what may be secret in it: user information and query.
+fn printable(value: &str) -> String {
+    let (shown, _) = value.split_at(value.find(['?', '#']).unwrap_or(value.len()));
+    match (shown.find("//"), shown.rfind('@')) {
+        (Some(start), Some(at)) if start < at => {
+            shown.get(..start + 2).unwrap_or_default().to_owned() + "…" + shown.get(at..).unwrap_or_default()
+        }
+        (None, Some(at)) => "…".to_owned() + shown.get(at..).unwrap_or_default(),
+        _ => shown.to_owned(),
+    }
+}
+
+const USER_AGENT: &str = concat!("portcullis/", env!("CARGO_PKG_VERSION"));
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    fn _is_shared_between_threads(outbound: Outbound) -> impl Send + Sync + Clone + 'static {
+        outbound
+    }
+
+    fn client() -> OutboundBuilder {
+        OutboundBuilder::new(Duration::from_secs(10), 1024).without_tls()
+    }
+
+    async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match stream.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(_) => break,
+            }
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    async fn answer_once(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) -> String {
+        let head = read_head(&mut stream).await;
+        let _ = stream.write_all(answer).await;
+        head
+    }
+
+    /// Answers the first connection with these bytes and closes it; gives the request's head.
+    async fn peer(answer: Vec<u8>) -> (Uri, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/path?secret=s3cr3t", listener.local_addr().unwrap()).parse().unwrap();
+        (uri, tokio::spawn(async move { answer_once(listener.accept().await.unwrap().0, &answer).await }))
+    }
+
+    fn request(uri: Uri) -> Request<Bytes> {
+        let mut request = Request::new(Bytes::new());
+        *request.uri_mut() = uri;
+        request.headers_mut().insert("authorization", "Bearer s3cr3t".parse().unwrap());
+        request
+    }
+
+    async fn ask(builder: OutboundBuilder, answer: &[u8]) -> Result<Response<Bytes>, OutboundError> {
+        let (uri, _) = peer(answer.to_vec()).await;
+        builder.build().unwrap().oneshot(request(uri)).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_back_whole_and_the_request_asks_for_no_compression() {
+        let answer = b"HTTP/1.1 201 Created\r\ncache-control: max-age=7\r\ncontent-length: 2\r\n\r\nok";
+        let (uri, head) = peer(answer.to_vec()).await;
+        let response = client().build().unwrap().oneshot(request(uri)).await.unwrap();
+        assert_eq!((response.status().as_u16(), &response.body()[..]), (201, &b"ok"[..]));
+        assert_eq!(response.headers()["cache-control"], "max-age=7");
+        let head = head.await.unwrap().to_ascii_lowercase();
+        assert!(head.starts_with("get /path?secret=s3cr3t http/1.1\r\n"), "{head}");
+        assert!(!head.contains("accept-encoding") && !head.contains("cookie"), "{head}");
+    }
+
+    #[tokio::test]
+    async fn compressed_bytes_stay_compressed() {
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\n\x1f\x8b\x08";
+        assert_eq!(&ask(client(), answer).await.unwrap().body()[..], b"\x1f\x8b\x08");
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_answer_and_is_not_followed() {
+        let (elsewhere, asked) = peer(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec()).await;
+        for status in ["301", "302", "303", "307", "308"] {
+            let answer = format!("HTTP/1.1 {status} R\r\nlocation: {elsewhere}\r\ncontent-length: 0\r\n\r\n");
+            assert_eq!(ask(client(), answer.as_bytes()).await.unwrap().status().as_str(), status);
+        }
+        assert!(!asked.is_finished());
+        asked.abort();
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_cap_is_cut_whether_announced_or_not() {
+        let big = "x".repeat(1025);
+        let huge = "x".repeat(100_000_000);
+        let full = "x".repeat(1024);
+        let cases = [
+            ("announced", "HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n".to_owned(), false),
+            ("announced, one byte over", format!("HTTP/1.1 200 OK\r\ncontent-length: 1025\r\n\r\n{big}"), false),
+            ("until close", format!("HTTP/1.1 200 OK\r\n\r\n{huge}"), false),
+            (
+                "chunked",
+                format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n401\r\n{big}\r\n0\r\n\r\n"),
+                false,
+            ),
+            ("exactly the cap", format!("HTTP/1.1 200 OK\r\n\r\n{full}"), true),
+        ];
+        for (name, answer, fits) in cases {
+            match ask(client(), answer.as_bytes()).await {
+                Ok(response) => assert!(fits && response.body().len() == 1024, "{name}"),
+                Err(OutboundError::TooLarge(1024)) => assert!(!fits, "{name}"),
+                Err(other) => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_deadline_covers_head_and_body_and_a_drip_does_not_extend_it() {
+        for start in ["", "HTTP/1.1 200 OK\r\nx-drip: ", "HTTP/1.1 200 OK\r\n\r\n"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let uri = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+            let drip = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                read_head(&mut stream).await;
+                stream.write_all(start.as_bytes()).await.unwrap();
+                let byte = if start.is_empty() { "" } else { "x" };
+                while stream.write_all(byte.as_bytes()).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+            let deadline = Duration::from_millis(60);
+            let client = OutboundBuilder::new(deadline, 1024).without_tls().build().unwrap();
+            let error = client.oneshot(request(uri)).await.unwrap_err();
+            assert!(matches!(error, OutboundError::Timeout(after) if after == deadline), "{start:?}: {error:?}");
+            drip.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn no_answer_is_told_from_a_broken_one() {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let uri: Uri = format!("http://{free}/").parse().unwrap();
+        let refused = client().build().unwrap().oneshot(request(uri)).await.unwrap_err();
+        assert!(matches!(refused, OutboundError::Connect(_)), "{refused:?}");
+
+        let closed = ask(client(), b"").await.unwrap_err();
+        assert!(matches!(closed, OutboundError::Connect(_)), "{closed:?}");
+
+        for answer in ["NOT HTTP AT ALL\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort"] {
+            let broken = ask(client(), answer.as_bytes()).await.unwrap_err();
+            assert!(matches!(broken, OutboundError::Exchange(_)), "{answer:?}: {broken:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_that_the_peer_closed_is_no_broken_exchange() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri: Uri = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let peer = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            // The second request arrives on the kept connection and finds it closed; no other connection is taken.
+            read_head(&mut stream).await;
+        });
+        let client = client().build().unwrap();
+        assert!(client.clone().oneshot(request(uri.clone())).await.is_ok());
+        let error = client.oneshot(request(uri)).await.unwrap_err();
+        assert!(matches!(error, OutboundError::Connect(_)), "{error:?}");
+        peer.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_tls_https_fails_and_never_falls_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("https://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let peer = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let first = stream.read_u8().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            first
+        });
+        let error = client().build().unwrap().oneshot(request(uri)).await.unwrap_err();
+        assert!(matches!(error, OutboundError::Connect(_)), "{error:?}");
+        const TLS_HANDSHAKE_RECORD: u8 = 22;
+        assert_eq!(peer.await.unwrap(), TLS_HANDSHAKE_RECORD);
+    }
+
+    #[tokio::test]
+    async fn errors_hold_neither_the_address_nor_a_header() {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let uri: Uri = format!("http://{free}/path?secret=s3cr3t").parse().unwrap();
+        let refused = client().build().unwrap().oneshot(request(uri)).await.unwrap_err();
+        let broken = ask(client(), b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort").await.unwrap_err();
+        for error in [refused, broken] {
+            let mut text = format!("{error} {error:?}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text += &format!(" {error} {error:?}");
+                cause = error.source();
+            }
+            assert!(!text.contains("s3cr3t") && !text.contains("/path"), "{text}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_unix_socket_is_reached_whatever_the_authority_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("opa.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let peer = tokio::spawn(async move {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            answer_once(listener.accept().await.unwrap().0, answer).await
+        });
+        let client = client().with_unix_socket(&path).build().unwrap();
+        let response = client.oneshot(request("http://localhost/v1".parse().unwrap())).await.unwrap();
+        assert_eq!(&response.body()[..], b"ok");
+        assert!(peer.await.unwrap().starts_with("GET /v1 HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn a_client_builds_without_a_runtime_and_bad_settings_name_their_field() {
+        assert!(client().build().is_ok());
+        let second = Duration::from_secs(1);
+        let cases = [
+            (OutboundBuilder::new(Duration::ZERO, 1), "outbound.deadline"),
+            (OutboundBuilder::new(second, 0), "outbound.max_response"),
+            (client().with_connect_timeout(Duration::ZERO), "outbound.connect_timeout"),
+            (client().with_roots("no certificate"), "outbound.roots"),
+            (client().with_roots("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), "outbound.tls"),
+            (client().with_identity("s3cr3t"), "outbound.identity"),
+        ];
+        for (builder, field) in cases {
+            let error = builder.build().unwrap_err();
+            assert_eq!(error.field(), field);
+            assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn the_private_key_is_not_printed() {
+        let text = format!("{:?}", client().with_identity("s3cr3t"));
+        assert!(text.contains("redacted") && !text.contains("s3cr3t"), "{text}");
+    }
+
+    #[test]
+    fn https_is_secure_and_http_only_on_this_machine() {
+        let good = [
+            "https://example.com",
+            "https://example.com/a?p=b",
+            "http://localhost:8181/v1",
+            "http://127.0.0.1",
+            "http://127.8.9.10:80/",
+            "http://[::1]:8080/",
+            "http://[::ffff:127.0.0.1]/",
+        ];
+        for url in good {
+            assert!(secure_url("f", url).is_ok(), "{url}");
+        }
+        let bad = [
+            "",
+            "example.com",
+            "//example.com",
+            "http://example.com/",
+            "http://10.0.0.1/",
+            "http://0.0.0.0/",
+            "http://localhost.example.com/",
+            "http://127.0.0.1.example.com/",
+            "http://sub.localhost/",
+            "http://localhost@example.com/",
+            "http://example.com\\@localhost/",
+            "https://user:s3cr3t@example.com/?t=s3cr3t",
+            "https://user:s3cr3t@example.com:port/",
+            "user:s3cr3t@example.com",
+            "https://example.com/#f",
+            "ftp://localhost/",
+            "file:///etc/passwd",
+            "unix:/run/opa.sock",
+            "https://",
+        ];
+        for url in bad {
+            let error = secure_url("issuer.url", url).expect_err(url);
+            assert_eq!(error.field(), "issuer.url");
+            assert!(!error.to_string().contains("s3cr3t"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_was_judged_is_what_is_sent() {
+        // A parser that takes `\` for a part of the host would see another one here.
+        let uri = secure_url("f", "HTTPS://EXAMPLE.com\\@other.example/../a").unwrap();
+        assert_eq!((uri.host(), uri.path()), (Some("example.com"), "/a"));
+        assert_eq!(secure_url("f", "http://2130706433/").unwrap().host(), Some("127.0.0.1"));
+    }
+}
