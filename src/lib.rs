@@ -2,6 +2,8 @@
 
 #![warn(unreachable_pub)]
 
+pub mod token;
+
 pub mod key;
 
 pub mod principal;
@@ -25,3 +27,4 @@ mod random;
 
 pub use error::ConfigError;
 pub use rules::Rules;
+pub use token::Issuer;

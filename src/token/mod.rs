@@ -1,0 +1,22 @@
+//! From the bytes of a header to a token whose every claim may be believed.
+//!
+//! [`AccessToken::from_headers`] finds the bearer token, [`Verifier::verify`] checks it: form, issuer, algorithm, key, signature,
+//! and then the claims. What comes out is a [`VerifiedToken`]; there is no other way to one. Works without HTTP and without Tower.
+
+mod bearer;
+mod claims;
+mod error;
+mod issuer;
+mod jws;
+#[cfg(test)]
+pub(crate) mod test_tokens;
+mod validate;
+mod verified;
+mod verifier;
+
+pub use bearer::{AccessToken, BearerError};
+pub use claims::{Claimed, Claims, ClaimsError};
+pub use error::TokenError;
+pub use issuer::Issuer;
+pub use verified::VerifiedToken;
+pub use verifier::{Verifier, VerifierBuilder};
