@@ -14,6 +14,8 @@ pub mod rules;
 
 pub mod route;
 
+pub mod policy;
+
 #[cfg(any(feature = "opa", feature = "remote-jwks"))]
 pub mod outbound;
 

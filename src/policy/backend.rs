@@ -1,0 +1,174 @@
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::{Decision, PolicyInput};
+use crate::health::Health;
+
+/// Decides whether a call may happen: the policy engine behind the enforcement point.
+///
+/// Implementors return a [`Decision`] for everything that they can decide, an undefined result included, and a
+/// [`PolicyError`] when they cannot. There is no third way, and no way by which an error becomes an allow.
+///
+/// ```
+/// use std::sync::Arc;
+/// use portcullis::policy::{Decision, PolicyBackend, PolicyError, PolicyInput, PolicyRevision};
+///
+/// /// Allows reading, whoever asks.
+/// struct ReadOnly;
+///
+/// #[async_trait::async_trait]
+/// impl PolicyBackend for ReadOnly {
+///     async fn decide(self: Arc<Self>, input: PolicyInput) -> Result<Decision, PolicyError> {
+///         let revision = PolicyRevision::new("read-only-1");
+///         Ok(if input.action.method == "GET" { Decision::allow(revision) } else { Decision::deny(revision) })
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait PolicyBackend: Send + Sync + 'static {
+    /// Decides one call.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] when there is no decision: engine unreachable, too slow, or its result is not a decision.
+    async fn decide(self: Arc<Self>, input: PolicyInput) -> Result<Decision, PolicyError>;
+
+    /// Decides at once, where that needs no waiting. `None` (the default) sends the caller to [`decide`](Self::decide);
+    /// a backend that answers here must answer the same as there.
+    fn decide_now(&self, input: &PolicyInput) -> Option<Result<Decision, PolicyError>> {
+        let _ = input;
+        None
+    }
+
+    /// Whether decisions can be had now. For readiness probes, not asked per request.
+    fn health(&self) -> Health {
+        Health::Ready
+    }
+}
+
+/// A backend that is shared is a backend.
+#[async_trait]
+impl<P: PolicyBackend + ?Sized> PolicyBackend for Arc<P> {
+    async fn decide(self: Arc<Self>, input: PolicyInput) -> Result<Decision, PolicyError> {
+        Self::clone(&self).decide(input).await
+    }
+
+    fn decide_now(&self, input: &PolicyInput) -> Option<Result<Decision, PolicyError>> {
+        (**self).decide_now(input)
+    }
+
+    fn health(&self) -> Health {
+        (**self).health()
+    }
+}
+
+/// Why there is no decision.
+///
+/// Opaque: implementors make one with the constructor for its kind and the cause behind it. The text is for operators and
+/// never reaches a caller.
+#[derive(Debug)]
+pub struct PolicyError {
+    kind: PolicyErrorKind,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// The kinds of [`PolicyError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PolicyErrorKind {
+    /// The engine cannot be reached or is not ready.
+    Unavailable,
+    /// The engine did not answer in time.
+    Timeout,
+    /// The engine is asked more than it can answer.
+    Overloaded,
+    /// The engine answered with an error.
+    Evaluation,
+    /// The engine answered with something that is not a decision.
+    InvalidResult,
+    /// The engine panicked.
+    Panicked,
+}
+
+impl PolicyErrorKind {
+    /// The stable code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Unavailable => "policy_unavailable",
+            Self::Timeout => "policy_timeout",
+            Self::Overloaded => "policy_overloaded",
+            Self::Evaluation => "policy_evaluation_error",
+            Self::InvalidResult => "policy_invalid_result",
+            Self::Panicked => "policy_panicked",
+        }
+    }
+}
+
+impl PolicyError {
+    fn with_source(kind: PolicyErrorKind, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { kind, source: Some(source.into()) }
+    }
+
+    /// The engine cannot be reached or is not ready.
+    pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::with_source(PolicyErrorKind::Unavailable, source)
+    }
+
+    /// The engine did not answer in time.
+    pub fn timeout(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::with_source(PolicyErrorKind::Timeout, source)
+    }
+
+    /// The engine is asked more than it can answer.
+    pub fn overloaded(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::with_source(PolicyErrorKind::Overloaded, source)
+    }
+
+    /// The engine answered with an error.
+    pub fn evaluation(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::with_source(PolicyErrorKind::Evaluation, source)
+    }
+
+    /// The engine answered with something that is not a decision.
+    pub fn invalid_result(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::with_source(PolicyErrorKind::InvalidResult, source)
+    }
+
+    /// The engine panicked. What the panic said is not kept: it may quote the input.
+    #[must_use]
+    pub const fn panicked() -> Self {
+        Self { kind: PolicyErrorKind::Panicked, source: None }
+    }
+
+    /// What kind of failure it is.
+    #[must_use]
+    pub const fn kind(&self) -> PolicyErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            PolicyErrorKind::Unavailable => "the policy engine is unavailable",
+            PolicyErrorKind::Timeout => "the policy engine did not answer in time",
+            PolicyErrorKind::Overloaded => "the policy engine is overloaded",
+            PolicyErrorKind::Evaluation => "the policy engine answered with an error",
+            PolicyErrorKind::InvalidResult => "the policy result is not a decision",
+            PolicyErrorKind::Panicked => "the policy engine panicked",
+        })
+    }
+}
+
+impl std::error::Error for PolicyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    fn _is_dyn_compatible(_: std::sync::Arc<dyn super::PolicyBackend>) {}
+}

@@ -1,0 +1,360 @@
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use http::{HeaderMap, HeaderName, Request};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{
+    principal::Principal,
+    route::{Route, RouteKey, authority},
+};
+
+/// The question put to a policy: who wants to do what to which resource, under which circumstances.
+///
+/// The four top members are those of OpenID AuthZEN. Every member is always present and always of the same type (an empty
+/// list or map, `""` or `"anonymous"` instead of nothing), because policy engines disagree about the negation of what is
+/// absent. It never holds a token, a cookie or a header that was not asked for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PolicyInput {
+    /// Who asks.
+    pub subject: SubjectInput,
+    /// What they want to do.
+    pub action: Action,
+    /// What they want to do it to.
+    pub resource: Resource,
+    /// Under which circumstances.
+    pub context: Context,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SubjectInput {
+    /// `user`, `client`, `agent`, `workload` or `anonymous`.
+    pub r#type: &'static str,
+    /// The user id of the principal; `""` when anonymous. Unique only beside the issuer.
+    pub id: String,
+    /// What else is known.
+    pub properties: SubjectProperties,
+}
+
+/// What else is known of the subject.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SubjectProperties {
+    /// `iss`; `""` when anonymous.
+    pub issuer: String,
+    /// `sub`; `""` when anonymous.
+    pub subject: String,
+    /// The client that the token was issued to; `""` when unknown.
+    pub client_id: String,
+    /// The tenant; `""` when the token names none.
+    pub tenant: String,
+    /// What the token grants.
+    pub scopes: Vec<String>,
+    /// What the issuer calls permissions.
+    pub permissions: Vec<Arc<str>>,
+    /// What the issuer calls roles.
+    pub roles: Vec<Arc<str>>,
+    /// Who acts for the subject, the current actor first. Only that one may drive decisions.
+    pub actor: Vec<ActorInput>,
+    /// `acr`; `""` when the token has none.
+    pub acr: String,
+    /// `amr`.
+    pub amr: Vec<Arc<str>>,
+    /// `auth_time` in seconds since the epoch; 0 when the token has none.
+    pub auth_time: u64,
+    /// The claims that the layer was told to pass on.
+    pub claims: Map<String, Value>,
+}
+
+/// One link of the actor chain.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ActorInput {
+    /// The actor's `sub`.
+    pub id: String,
+    /// The actor's `iss`; `""` when the token does not name it.
+    pub issuer: String,
+    /// The actor's `client_id`; `""` when the token does not name it.
+    pub client_id: String,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Action {
+    /// The HTTP method in upper case, or `package.Service/Method`.
+    pub name: String,
+    /// Transport facts.
+    pub properties: ActionProperties,
+    /// The HTTP method; the same as in `properties`, for backends written in Rust.
+    #[serde(skip)]
+    pub method: String,
+}
+
+/// Transport facts of the action.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ActionProperties {
+    /// `http` or `grpc`.
+    pub protocol: &'static str,
+    /// The HTTP method as it came.
+    pub method: String,
+}
+
+/// What it is to be done to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Resource {
+    /// `route` or `grpc_method`.
+    pub r#type: &'static str,
+    /// The router's template (`/jobs/{id}`), or `package.Service/Method`. Never the raw path.
+    pub id: String,
+    /// The concrete resource.
+    pub properties: ResourceProperties,
+}
+
+/// The concrete resource.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ResourceProperties {
+    /// The path segments, split first and decoded then.
+    pub path: Vec<String>,
+    /// The path parameters.
+    pub params: BTreeMap<String, String>,
+    /// The query parameters, each name with every value; those that carry credentials are left out.
+    pub query: BTreeMap<String, Vec<String>>,
+}
+
+/// The circumstances.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Context {
+    /// The version of this document: `"1"`.
+    pub schema: &'static str,
+    /// The request id, as in the audit record and the response.
+    pub request_id: String,
+    /// The trace id of a valid `traceparent`; `""` without one.
+    pub trace_id: String,
+    /// Nanoseconds since the epoch.
+    pub time_ns: u64,
+    /// The authority that the request names: lower case, without a trailing dot and default port; `""` when it names none.
+    pub host: String,
+    /// The headers that the layer was told to pass on, each with every value; bytes outside printable ASCII and `%` itself
+    /// are percent-encoded.
+    pub headers: BTreeMap<String, Vec<String>>,
+    /// The other end of the connection.
+    pub peer: Peer,
+}
+
+/// The other end of the connection.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Peer {
+    /// Its address; `""` when the server does not tell it. Forwarded headers play no part.
+    pub ip: String,
+}
+
+/// Something that must stand in the request before a policy can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// No `Principal`: `AuthenticateLayer` is missing or stands further inside.
+    #[error("the request has no `Principal`: put `AuthenticateLayer` outside of `AuthorizeLayer`")]
+    NoPrincipal,
+    /// No `Route`: `RouteLayer` is missing or stands further inside.
+    #[error("the request has no `Route`: put `RouteLayer` outside of `AuthorizeLayer`")]
+    NoRoute,
+}
+
+impl PolicyInput {
+    /// Gathers the question from the request: its `Principal`, its [`Route`], and those `headers` that are named.
+    ///
+    /// Request id, trace id, time and claims are left empty: whoever asks fills in what it has.
+    ///
+    /// # Errors
+    ///
+    /// [`InputError`] when an earlier layer is missing.
+    pub fn from_request<B>(request: &Request<B>, headers: &[HeaderName]) -> Result<Self, InputError> {
+        let principal = request.extensions().get::<Principal>().ok_or(InputError::NoPrincipal)?;
+        let route = request.extensions().get::<Route>().ok_or(InputError::NoRoute)?;
+        let method = request.method().as_str();
+        let (protocol, kind, name, id) = match route.key() {
+            Some(RouteKey::Grpc { method }) => ("grpc", "grpc_method", method.to_string(), method.to_string()),
+            Some(RouteKey::Http { template, .. }) => ("http", "route", method.to_owned(), template.to_string()),
+            None => ("http", "route", method.to_owned(), String::new()),
+        };
+        Ok(Self {
+            subject: SubjectInput::of(principal),
+            action: Action {
+                name,
+                properties: ActionProperties { protocol, method: method.to_owned() },
+                method: method.to_owned(),
+            },
+            resource: Resource {
+                r#type: kind,
+                id,
+                properties: ResourceProperties {
+                    path: route.path().to_vec(),
+                    params: route.params().iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
+                    query: query(request.uri().query().unwrap_or_default()),
+                },
+            },
+            context: Context {
+                schema: "1",
+                request_id: String::new(),
+                trace_id: String::new(),
+                time_ns: 0,
+                host: authority(request.uri(), request.headers()),
+                headers: allowed(request.headers(), headers),
+                peer: Peer { ip: route.peer().map(|peer| canonical(peer.ip())).unwrap_or_default() },
+            },
+        })
+    }
+}
+
+impl SubjectInput {
+    fn of(principal: &Principal) -> Self {
+        let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+        let authentication = principal.authentication();
+        Self {
+            r#type: principal.kind().as_str(),
+            id: text(principal.user_id().map(|id| id.as_str())),
+            properties: SubjectProperties {
+                issuer: text(principal.issuer().map(|id| id.as_str())),
+                subject: text(principal.subject().map(|id| id.as_str())),
+                client_id: text(principal.client().map(|id| id.as_str())),
+                tenant: text(principal.tenant().map(|id| id.as_str())),
+                scopes: principal.scope().iter().map(ToString::to_string).collect(),
+                permissions: principal.permissions().to_vec(),
+                roles: principal.roles().to_vec(),
+                actor: principal
+                    .actors()
+                    .iter()
+                    .map(|actor| ActorInput {
+                        id: actor.subject.to_string(),
+                        issuer: text(actor.issuer.as_ref().map(|id| id.as_str())),
+                        client_id: text(actor.client.as_ref().map(|id| id.as_str())),
+                    })
+                    .collect(),
+                acr: text(authentication.acr.as_deref()),
+                amr: authentication.amr.clone(),
+                auth_time: authentication.auth_time.map(crate::time::UnixTime::as_secs).unwrap_or_default(),
+                claims: Map::new(),
+            },
+        }
+    }
+}
+
+/// Query parameters that carry credentials (RFC 6750 §2.3 and its relatives): policy engines log their input.
+const CREDENTIAL_PARAMETERS: [&str; 8] =
+    ["access_token", "assertion", "client_assertion", "client_secret", "code", "id_token", "refresh_token", "token"];
+
+fn is_credential(name: &str) -> bool {
+    CREDENTIAL_PARAMETERS.iter().any(|credential| name.eq_ignore_ascii_case(credential))
+}
+
+/// True when a query string has a parameter that carries credentials.
+pub(crate) fn carries_credentials(query: &str) -> bool {
+    form_urlencoded::parse(query.as_bytes()).any(|(name, _)| is_credential(&name))
+}
+
+fn query(text: &str) -> BTreeMap<String, Vec<String>> {
+    let mut query = BTreeMap::<String, Vec<String>>::new();
+    for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+        if !is_credential(&name) {
+            query.entry(name.into_owned()).or_default().push(value.into_owned());
+        }
+    }
+    query
+}
+
+fn allowed(headers: &HeaderMap, names: &[HeaderName]) -> BTreeMap<String, Vec<String>> {
+    let present = |name: &&HeaderName| headers.contains_key(*name);
+    names
+        .iter()
+        .filter(present)
+        .map(|name| (name.to_string(), headers.get_all(name).iter().map(lossless).collect()))
+        .collect()
+}
+
+/// Bytes outside printable ASCII, and `%` itself, are percent-encoded: no two values look the same.
+fn lossless(value: &http::HeaderValue) -> String {
+    const AMBIGUOUS: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
+    percent_encoding::percent_encode(value.as_bytes(), AMBIGUOUS).to_string()
+}
+
+/// An IPv4 address is written as one, also where the socket is IPv6.
+fn canonical(ip: IpAddr) -> String {
+    ip.to_canonical().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use serde_json::json;
+
+    use super::*;
+    use crate::rules::{Rules, policy_only};
+
+    fn request(uri: &str) -> Request<()> {
+        let rules = Rules::new().get("/jobs/{id}", policy_only()).into_table().unwrap();
+        let key = RouteKey::Http { method: Method::GET, template: "/jobs/{id}".into() };
+        let route = Route::matched(&rules, key)
+            .with_path(vec!["jobs".into(), "7".into()])
+            .with_params(vec![("id".into(), "7".into())])
+            .with_peer(Some("[::ffff:203.0.113.7]:999".parse().unwrap()));
+        let mut request = Request::get(uri)
+            .header("host", "API.Example.:443")
+            .header("x-tier", "gold")
+            .header("x-tier", "b\u{e4}d")
+            .body(())
+            .unwrap();
+        request.extensions_mut().insert(Principal::anonymous());
+        request.extensions_mut().insert(route);
+        request
+    }
+
+    #[test]
+    fn every_member_is_there_even_for_an_anonymous_caller() {
+        let input = PolicyInput::from_request(&request("/jobs/7?expand=lines&expand=all"), &[]).unwrap();
+        assert_eq!(
+            serde_json::to_value(&input).unwrap(),
+            json!({
+                "subject": {"type": "anonymous", "id": "", "properties": {
+                    "issuer": "", "subject": "", "client_id": "", "tenant": "", "scopes": [], "permissions": [], "roles": [], "actor": [],
+                    "acr": "", "amr": [], "auth_time": 0, "claims": {}}},
+                "action": {"name": "GET", "properties": {"protocol": "http", "method": "GET"}},
+                "resource": {"type": "route", "id": "/jobs/{id}", "properties": {
+                    "path": ["jobs", "7"], "params": {"id": "7"}, "query": {"expand": ["lines", "all"]}}},
+                "context": {"schema": "1", "request_id": "", "trace_id": "", "time_ns": 0, "host": "api.example", "headers": {},
+                    "peer": {"ip": "203.0.113.7"}}
+            })
+        );
+    }
+
+    #[test]
+    fn headers_come_only_by_name_with_every_value_and_without_loss() {
+        let input = PolicyInput::from_request(&request("/jobs/7"), &[HeaderName::from_static("x-tier")]).unwrap();
+        assert_eq!(input.context.headers["x-tier"], ["gold", "b%C3%A4d"]);
+    }
+
+    #[test]
+    fn credentials_in_the_query_are_left_out() {
+        let input =
+            PolicyInput::from_request(&request("/jobs/7?access_token=s3cret&Token=s3cret&page=2"), &[]).unwrap();
+        assert!(!serde_json::to_string(&input).unwrap().contains("s3cret"));
+        assert_eq!(input.resource.properties.query["page"], ["2"]);
+    }
+
+    #[test]
+    fn a_missing_layer_is_named() {
+        let mut bare = request("/");
+        bare.extensions_mut().remove::<Route>();
+        assert_eq!(PolicyInput::from_request(&bare, &[]).unwrap_err(), InputError::NoRoute);
+        bare.extensions_mut().remove::<Principal>();
+        assert_eq!(PolicyInput::from_request(&bare, &[]).unwrap_err(), InputError::NoPrincipal);
+    }
+}

@@ -1,0 +1,357 @@
+use std::{fmt, path::PathBuf, time::Duration};
+
+use http::{HeaderValue, Uri, uri::Scheme};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::Semaphore;
+
+use super::{MAX_REPLY, Opa, outcome::Outcome};
+use crate::{
+    ConfigError,
+    outbound::{Outbound, OutboundBuilder, dangerous_url, secure_url},
+};
+
+/// Gathers how an [`Opa`] reaches its server.
+#[derive(Clone)]
+#[must_use = "nothing is asked before `build`"]
+pub struct OpaBuilder {
+    url: String,
+    decision_path: String,
+    bearer: Option<Secret>,
+    roots: Option<Vec<u8>>,
+    identity: Option<Secret>,
+    outbound: Option<Outbound>,
+    deadline: Duration,
+    max_in_flight: usize,
+    plain_http: bool,
+}
+
+impl OpaBuilder {
+    pub(super) fn new(url: String) -> Self {
+        Self {
+            url,
+            decision_path: Opa::DEFAULT_DECISION_PATH.to_owned(),
+            bearer: None,
+            roots: None,
+            identity: None,
+            outbound: None,
+            deadline: Duration::from_millis(250),
+            max_in_flight: 64,
+            plain_http: false,
+        }
+    }
+
+    /// Which document decides: package and rule below `data`, separated by slashes. Default `authz/decision`.
+    ///
+    /// Each segment is percent-encoded, so that nothing in it can name another document.
+    pub fn with_decision_path(mut self, path: impl Into<String>) -> Self {
+        self.decision_path = path.into();
+        self
+    }
+
+    /// Proves this service to the server with a bearer token ([RFC 6750 §2.1](https://www.rfc-editor.org/rfc/rfc6750#section-2.1)): what
+    /// `opa run --authentication=token` reads. It is shown nowhere.
+    pub fn with_bearer(mut self, token: impl Into<String>) -> Self {
+        self.bearer = Some(Secret(token.into().into_bytes()));
+        self
+    }
+
+    /// How long a decision may take, from the connection to the last byte, a second attempt included. Default 250 ms; above zero, at
+    /// most 10 s.
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How many decisions may be in flight; those beyond are refused at once, as overloaded. Default 64; above zero, at most 65 536.
+    pub fn with_max_in_flight(mut self, decisions: usize) -> Self {
+        self.max_in_flight = decisions;
+        self
+    }
+
+    /// Trusts these certificates (PEM, one or more) instead of the system's. For `https` only.
+    pub fn with_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots = Some(pem.into());
+        self
+    }
+
+    /// Proves this service to the server with a certificate chain and its private key (PEM, in one text): what
+    /// `opa run --authentication=tls` reads. For `https` only.
+    pub fn with_identity(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.identity = Some(Secret(pem.into()));
+        self
+    }
+
+    /// Sends through this client instead of one of its own; roots and identity are then that client's matter, and so is to connect to a
+    /// unix socket (requests to one are addressed to `http://localhost`). The deadline and the 64 KiB hold around it as well.
+    pub fn with_outbound(mut self, outbound: Outbound) -> Self {
+        self.outbound = Some(outbound);
+        self
+    }
+
+    /// Takes an `http` address of another machine. Whoever is on the way there then **reads every question and makes every decision**,
+    /// and learns the bearer token: only where something else encrypts and authenticates, such as a mesh.
+    pub fn dangerous_allow_plain_http(mut self) -> Self {
+        self.plain_http = true;
+        self
+    }
+
+    /// Builds the backend. It connects to nothing yet, and needs no Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for an address that is neither `https`, nor `http` to this machine, nor a unix socket; a decision path with an empty
+    /// segment, `.` or `..`; a bearer token that is none; a bound out of range; certificates that cannot be used, or are given where
+    /// there is no TLS; and a system without a certificate store where one is needed.
+    pub fn build(self) -> Result<Opa, ConfigError> {
+        if self.deadline.is_zero() || self.deadline > MAX_DEADLINE {
+            let remedy = format!("choose more than zero and at most {MAX_DEADLINE:?}");
+            return Err(ConfigError::invalid("policy.opa.deadline", format!("{:?}", self.deadline), remedy));
+        }
+        if self.max_in_flight == 0 || self.max_in_flight > MAX_IN_FLIGHT {
+            let remedy = format!("choose between 1 and {MAX_IN_FLIGHT}");
+            return Err(ConfigError::invalid("policy.opa.max_in_flight", self.max_in_flight.to_string(), remedy));
+        }
+        let path = encoded(&self.decision_path)?;
+        let address = Address::read(&self.url, self.plain_http)?;
+        let uri = format!("{}/v1/data/{path}?provenance=true&strict-builtin-errors=true", address.base);
+        let uri: Uri = uri.parse().map_err(|error| {
+            ConfigError::unusable("policy.opa.decision_path", &self.decision_path, "choose a shorter one", error)
+        })?;
+        let authorization = self.bearer.as_ref().map(Secret::authorization).transpose()?;
+        for (field, given) in
+            [("policy.opa.roots", self.roots.is_some()), ("policy.opa.identity", self.identity.is_some())]
+        {
+            if given && (self.outbound.is_some() || !address.is_https) {
+                let remedy = "leave it out, or use an https address and no `with_outbound`: nothing else would use it";
+                return Err(ConfigError::invalid(field, "PEM", remedy));
+            }
+        }
+        let outbound = match self.outbound {
+            Some(outbound) => outbound,
+            None => {
+                let mut client = OutboundBuilder::new(self.deadline, MAX_REPLY);
+                if let Some(socket) = address.socket {
+                    client = client.with_unix_socket(socket);
+                }
+                if !address.is_https {
+                    client = client.without_tls();
+                }
+                if let Some(pem) = self.roots {
+                    client = client.with_roots(pem);
+                }
+                if let Some(Secret(pem)) = self.identity {
+                    client = client.with_identity(pem);
+                }
+                client.build()?
+            }
+        };
+        Ok(Opa {
+            outbound,
+            uri,
+            decision_path: self.decision_path,
+            authorization,
+            deadline: self.deadline,
+            max_in_flight: self.max_in_flight,
+            in_flight: Semaphore::new(self.max_in_flight),
+            outcome: Outcome::default(),
+        })
+    }
+}
+
+impl fmt::Debug for OpaBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpaBuilder")
+            .field("decision_path", &self.decision_path)
+            .field("bearer", &self.bearer)
+            .field("identity", &self.identity)
+            .field("deadline", &self.deadline)
+            .field("max_in_flight", &self.max_in_flight)
+            .field("plain_http", &self.plain_http)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A bearer token or a private key: not printed.
+#[derive(Clone)]
+struct Secret(Vec<u8>);
+
+impl Secret {
+    fn authorization(&self) -> Result<HeaderValue, ConfigError> {
+        let field = "policy.opa.bearer";
+        let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
+        // Also catches the line break at the end of a file, which would make every call fail.
+        if self.0.is_empty() || !self.0.iter().all(is_token) {
+            let remedy =
+                "give the token alone: letters, digits and `-._~+/=`, without `Bearer` and without a line break";
+            return Err(ConfigError::invalid(field, "[redacted]", remedy));
+        }
+        let mut value = HeaderValue::from_bytes(&[b"Bearer ", self.0.as_slice()].concat())
+            .map_err(|error| ConfigError::unusable(field, "[redacted]", "give the token alone", error))?;
+        // Kept out of the HTTP client's logs, and out of HTTP/2's compression tables.
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+struct Address {
+    /// Scheme, authority, and a path without a slash at its end.
+    base: String,
+    socket: Option<PathBuf>,
+    is_https: bool,
+}
+
+impl Address {
+    fn read(url: &str, plain_http: bool) -> Result<Self, ConfigError> {
+        let field = "policy.opa.url";
+        if let Some(path) = url.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").filter(|path| path.starts_with('/') && is_socket_path(path));
+            let remedy = "give the socket's absolute path after three slashes, `unix:///run/opa/opa.sock`, at most about 100 bytes long";
+            let path = path.ok_or_else(|| ConfigError::invalid(field, url, remedy))?;
+            return Ok(Self { base: "http://localhost".into(), socket: Some(path.into()), is_https: false });
+        }
+        let uri = if plain_http { dangerous_url(field, url) } else { secure_url(field, url) }?;
+        if uri.query().is_some() {
+            let (shown, _) = url.split_once('?').unwrap_or((url, ""));
+            return Err(ConfigError::invalid(field, shown, "leave the query out of the address"));
+        }
+        let (scheme, authority) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
+        Ok(Self {
+            base: format!("{scheme}://{authority}{}", uri.path().trim_end_matches('/')),
+            socket: None,
+            is_https: uri.scheme() == Some(&Scheme::HTTPS),
+        })
+    }
+}
+
+/// Whether the operating system can take it for a socket's path. Nothing is opened.
+#[cfg(unix)]
+fn is_socket_path(path: &str) -> bool {
+    path.len() > 1 && std::os::unix::net::SocketAddr::from_pathname(path).is_ok()
+}
+
+/// The client says what is wrong with it on this platform.
+#[cfg(not(unix))]
+fn is_socket_path(_: &str) -> bool {
+    true
+}
+
+/// The path as it is sent. An empty one would be the whole data document, and a slash too many a redirect.
+fn encoded(path: &str) -> Result<String, ConfigError> {
+    let segments = path.split('/').map(|segment| match segment {
+        // Whoever reads the address on the way takes these for steps, encoded or not.
+        "" | "." | ".." => Err(ConfigError::invalid(
+            "policy.opa.decision_path",
+            path,
+            "write package and rule, separated by single slashes, such as `authz/decision`",
+        )),
+        segment => Ok(utf8_percent_encode(segment, SEGMENT).to_string()),
+    });
+    Ok(segments.collect::<Result<Vec<_>, _>>()?.join("/"))
+}
+
+/// RFC 3986 §2.3: all but the unreserved characters.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const MAX_DEADLINE: Duration = Duration::from_secs(10);
+const MAX_IN_FLIGHT: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(url: &str, path: &str) -> Result<String, ConfigError> {
+        Opa::builder(url).with_decision_path(path).build().map(|opa| opa.uri.to_string())
+    }
+
+    #[test]
+    fn the_path_is_encoded_segment_by_segment() {
+        const QUERY: &str = "?provenance=true&strict-builtin-errors=true";
+        let cases = [
+            ("http://localhost:8181", "authz/decision", "http://localhost:8181/v1/data/authz/decision"),
+            ("http://[::1]:8181/", "authz/decision", "http://[::1]:8181/v1/data/authz/decision"),
+            ("https://gateway.example/opa/", "a", "https://gateway.example/opa/v1/data/a"),
+            ("http://127.0.0.1", "a b/c?d#e", "http://127.0.0.1/v1/data/a%20b/c%3Fd%23e"),
+            ("http://127.0.0.1", "%2e%2e/%2F", "http://127.0.0.1/v1/data/%252e%252e/%252F"),
+            ("http://127.0.0.1", "...\\é", "http://127.0.0.1/v1/data/...%5C%C3%A9"),
+            ("http://127.0.0.1", "a\r\nb", "http://127.0.0.1/v1/data/a%0D%0Ab"),
+            ("unix:///run/opa.sock", "a-b_c.d~e", "http://localhost/v1/data/a-b_c.d~e"),
+        ];
+        for (url, path, sent) in cases {
+            assert_eq!(uri(url, path).unwrap(), format!("{sent}{QUERY}"), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_could_mean_another_document_is_refused() {
+        for path in ["", "/", "/authz/decision", "authz/decision/", "authz//decision", ".", "authz/..", "../decision"] {
+            let error = uri("http://localhost:8181", path).expect_err(path);
+            assert_eq!(error.field(), "policy.opa.decision_path");
+            assert!(error.to_string().contains(&format!("{path:?}")) && error.to_string().contains("`authz/decision`"));
+        }
+    }
+
+    #[test]
+    fn an_address_is_https_or_on_this_machine_unless_allowed_by_name() {
+        let bad = [
+            "http://opa.example:8181",
+            "http://10.0.0.1",
+            "ftp://localhost",
+            "localhost:8181",
+            "",
+            "https://user:s3cr3t@opa.example",
+            "https://opa.example/?token=s3cr3t",
+            "unix:relative.sock",
+            "unix://relative.sock",
+            "unix:///",
+            "unix:///a\0b",
+        ];
+        for url in bad {
+            let error = uri(url, "a").expect_err(url);
+            assert_eq!(error.field(), "policy.opa.url");
+            assert!(!error.to_string().contains("s3cr3t"), "{error}");
+        }
+        assert!(uri(&format!("unix:///{}", "x".repeat(200)), "a").is_err());
+        let plain = |url: &str| Opa::builder(url).dangerous_allow_plain_http().build();
+        assert_eq!(plain("http://opa.example:443").unwrap().uri.authority().unwrap(), "opa.example:443");
+        assert!(plain("ftp://opa.example").is_err());
+    }
+
+    #[test]
+    fn settings_out_of_bounds_name_their_field() {
+        let opa = || Opa::builder("http://localhost:8181");
+        let cases = [
+            (opa().with_deadline(Duration::ZERO), "policy.opa.deadline"),
+            (opa().with_deadline(Duration::from_secs(11)), "policy.opa.deadline"),
+            (opa().with_max_in_flight(0), "policy.opa.max_in_flight"),
+            (opa().with_max_in_flight(usize::MAX), "policy.opa.max_in_flight"),
+            (opa().with_bearer(""), "policy.opa.bearer"),
+            (opa().with_bearer("s3cr3t\n"), "policy.opa.bearer"),
+            (opa().with_bearer("Bearer s3cr3t"), "policy.opa.bearer"),
+            (opa().with_bearer("s3cr3t\r\nx-injected: 1"), "policy.opa.bearer"),
+            (opa().with_roots("s3cr3t"), "policy.opa.roots"),
+            (opa().with_identity("s3cr3t"), "policy.opa.identity"),
+            (Opa::builder("https://opa.example").with_roots("s3cr3t"), "outbound.roots"),
+            (Opa::builder("https://opa.example").with_identity("s3cr3t"), "outbound.identity"),
+        ];
+        for (builder, field) in cases {
+            let error = builder.build().unwrap_err();
+            assert_eq!(error.field(), field);
+            assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let builder = Opa::builder("http://localhost").with_bearer("s3cr3t");
+        let opa = builder.clone().build().unwrap();
+        let header = opa.authorization.as_ref().unwrap();
+        assert!(header.is_sensitive() && header == "Bearer s3cr3t");
+        let text = format!("{builder:?} {:?} {opa:?} {header:?}", builder.clone().with_identity("s3cr3t"));
+        assert!(text.contains("redacted") && !text.contains("s3cr3t"), "{text}");
+    }
+}

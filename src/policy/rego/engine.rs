@@ -1,0 +1,143 @@
+//! The engine behind [`Rego`](super::Rego): several copies of one policy, so that threads do not wait for each other.
+
+use std::{
+    num::NonZeroU32,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex, TryLockError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
+
+use super::source::Source;
+use crate::{
+    ConfigError,
+    policy::{PolicyError, PolicyInput},
+};
+
+/// As many engines as there are cores, each parsed for itself: clones of one engine share its syntax tree, and counting the
+/// references to that costs most of what the second core would add. The data document is shared.
+pub(super) struct Pool {
+    slots: Box<[Mutex<Engine>]>,
+    next: AtomicUsize,
+    /// Never evaluates: copied when all slots are busy, and to replace an engine that panicked.
+    spare: Engine,
+    entry: String,
+    limit: Duration,
+}
+
+/// A policy that is loaded but not yet checked.
+pub(super) struct Loaded {
+    engine: Engine,
+}
+
+impl Loaded {
+    pub(super) fn new(sources: &[Source], data: Value) -> Result<Self, ConfigError> {
+        let mut engine = Engine::new();
+        // An error of a built-in function is then no decision instead of `undefined`, which a negation would turn into true.
+        engine.set_strict_builtin_errors(true);
+        engine.add_data(data).map_err(|error| {
+            let remedy = "make the data documents one object without conflicts";
+            ConfigError::unusable("policy.rego.data", "data", remedy, error)
+        })?;
+        for source in sources {
+            engine.add_policy(source.name.clone(), source.text.clone()).map_err(|error| broken(&source.name, error))?;
+        }
+        Ok(Self { engine })
+    }
+
+    /// The syntax trees, as JSON.
+    pub(super) fn syntax(&self) -> Result<String, ConfigError> {
+        self.engine.get_ast_as_json().map_err(|error| broken("policy", error))
+    }
+
+    /// Prepares the engine for evaluation.
+    pub(super) fn prepare(mut self, limit: Duration) -> Result<Engine, ConfigError> {
+        self.engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval: CHECK_INTERVAL });
+        self.engine.eval_query("true".to_owned(), false).map_err(|error| broken("policy", error))?;
+        Ok(self.engine)
+    }
+}
+
+impl Pool {
+    /// Parses the policy once for each core. `spare` is the engine that was checked.
+    pub(super) fn new(spare: Engine, sources: &[Source], entry: String, limit: Duration) -> Result<Self, ConfigError> {
+        let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let slots = (0..cores)
+            .map(|_| Loaded::new(sources, spare.get_data())?.prepare(limit).map(Mutex::new))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { slots, next: AtomicUsize::new(0), spare, entry, limit })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Evaluates the entry point. `None` is undefined.
+    pub(super) fn evaluate(&self, input: &PolicyInput) -> Result<Option<serde_json::Value>, PolicyError> {
+        let input = serde_json::to_string(input).map_err(PolicyError::evaluation)?;
+        let input = Value::from_json_str(&input).map_err(PolicyError::evaluation)?;
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
+        for slot in self.slots.iter().cycle().skip(first).take(self.slots.len()) {
+            match slot.try_lock() {
+                Ok(mut engine) => return self.run(&mut engine, input),
+                Err(TryLockError::Poisoned(poisoned)) => {
+                    let mut engine = poisoned.into_inner();
+                    *engine = self.spare.clone();
+                    return self.run(&mut engine, input);
+                }
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        self.run(&mut self.spare.clone(), input)
+    }
+
+    fn run(&self, engine: &mut Engine, input: Value) -> Result<Option<serde_json::Value>, PolicyError> {
+        let started = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            engine.set_input(input);
+            let result = engine.eval_rule(self.entry.clone());
+            // What a request brought is not kept until the next one.
+            engine.set_input(Value::Undefined);
+            result
+        }));
+        match result {
+            Ok(Ok(Value::Undefined)) => Ok(None),
+            Ok(Ok(value)) => serde_json::to_value(&value).map(Some).map_err(PolicyError::invalid_result),
+            // The engine keeps the type of the error only outside of functions, so the clock is asked too.
+            Ok(Err(error)) if error.is::<LimitError>() || started.elapsed() >= self.limit => {
+                Err(PolicyError::timeout(format!("no result within {:?}", self.limit)))
+            }
+            Ok(Err(error)) => {
+                // The rest of the message can quote the input.
+                let text = error.to_string();
+                let place = place(&text).unwrap_or(&self.entry);
+                Err(PolicyError::evaluation(format!("the evaluation failed at {place}")))
+            }
+            Err(_) => {
+                // An engine that panicked takes the rule that it was in for a recursion from then on.
+                *engine = self.spare.clone();
+                Err(PolicyError::panicked())
+            }
+        }
+    }
+}
+
+/// Reads the place out of the engine's message: `--> file:line:column`, the line in question, `error: cause`.
+fn place(message: &str) -> Option<&str> {
+    message.lines().find_map(|line| line.trim().strip_prefix("--> "))
+}
+
+fn broken(name: &str, error: impl std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>) -> ConfigError {
+    let text = error.to_string();
+    let place = place(&text).unwrap_or(name).to_owned();
+    let cause = text.rsplit("error: ").next().unwrap_or(&text).trim().replace('\n', " ");
+    ConfigError::unusable("policy.rego.source", place, format!("mend the policy: {cause}"), error)
+}
+
+/// How many steps of work go between two looks at the clock.
+const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(64).unwrap();

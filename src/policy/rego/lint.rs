@@ -1,0 +1,193 @@
+//! What is checked when a policy is loaded, because the engine would find it out at request time, or not at all.
+//!
+//! 1. Nothing refers to itself: the engine overflows the stack on a recursive function, which ends the process.
+//! 2. Every function that is called exists: the engine reports an unknown one when it is called, as an error per request.
+//! 3. No variable has its value only inside of a negation: without one, the negation would hold.
+//! 4. The entry point is a rule with a constant name, and no rule has its name in the data document.
+//! 5. *Parity*: no expression of the kinds where the engine allows what Open Policy Agent denies. A finding of this kind may be
+//!    relaxed by name.
+//!
+//! Negation makes most of the fifth: Open Policy Agent takes calls and references out of a negated expression and evaluates them
+//! before it, so that `not startswith(input.missing, "a")` is undefined there, and true here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    ast::{Head, Import, Policy, Rule, Source, Span},
+    walk::Walk,
+};
+
+/// Something that keeps a policy from being used.
+#[derive(Debug)]
+pub(super) struct Finding {
+    /// `file:line:column`, or the entry point.
+    pub(super) place: String,
+    pub(super) remedy: String,
+    pub(super) kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// Not to be used at all.
+    Unsound,
+    /// The entry point is at fault, not the policy.
+    EntryPoint,
+    /// Decides otherwise than Open Policy Agent would.
+    Parity,
+}
+
+/// What the policies define, by path. Paths start with `data`.
+pub(super) struct Index<'a> {
+    pub(super) modules: Vec<Module<'a>>,
+    pub(super) nodes: BTreeMap<Path<'a>, Node>,
+}
+
+pub(super) type Path<'a> = Vec<&'a str>;
+
+pub(super) struct Module<'a> {
+    pub(super) source: &'a Source,
+    pub(super) package: Path<'a>,
+    pub(super) imports: BTreeMap<&'a str, Path<'a>>,
+    /// `import future.keywords.not`: both engines then give negation the same meaning.
+    pub(super) same_negation: bool,
+    rules: &'a [Rule],
+}
+
+/// Everything that is defined under one constant path.
+#[derive(Default)]
+pub(super) struct Node {
+    pub(super) function: bool,
+    /// A rule that is not a function, and whose path has no variable part.
+    rule: bool,
+    place: String,
+}
+
+/// Checks parsed policies. `holds` tells whether the data document has a value at a path below `data`.
+pub(super) fn check(policies: &[Policy], entry: &[&str], holds: impl Fn(&[&str]) -> bool) -> Vec<Finding> {
+    let index = Index::of(policies);
+    let mut findings = Vec::new();
+    let mut edges = BTreeMap::<Path<'_>, BTreeSet<Path<'_>>>::new();
+    for module in &index.modules {
+        for rule in module.rules {
+            let mut walk = Walk::new(&index, module);
+            walk.rule(rule);
+            edges.entry(module.path_of(rule).0).or_default().extend(walk.edges);
+            findings.extend(walk.findings);
+        }
+    }
+    findings.extend(recursion(&index, &edges));
+    for (path, node) in &index.nodes {
+        if path.get(1..).is_some_and(&holds) {
+            let remedy = format!("`{}` is in the data document too: rename one of the two", path.join("."));
+            findings.push(Finding { place: node.place.clone(), remedy, kind: Kind::Unsound });
+        }
+    }
+    if !index.nodes.get(entry).is_some_and(|node| node.rule) {
+        let rules = index.nodes.iter().filter(|(_, node)| node.rule).map(|(path, _)| format!("`{}`", path.join(".")));
+        let remedy = format!("name a rule of the policy: {}", rules.collect::<Vec<_>>().join(", "));
+        findings.push(Finding { place: entry.join("."), remedy, kind: Kind::EntryPoint });
+    }
+    // The worst first: it is the one that is reported.
+    findings.sort_by_key(|finding| finding.kind);
+    findings
+}
+
+impl<'a> Index<'a> {
+    fn of(policies: &'a [Policy]) -> Self {
+        let modules: Vec<_> = policies.iter().map(Module::of).collect();
+        let mut nodes = BTreeMap::<_, Node>::new();
+        for module in &modules {
+            for rule in module.rules {
+                let (path, exact) = module.path_of(rule);
+                let (function, span) = match rule {
+                    Rule::Spec { head: Head::Func { .. }, span, .. } => (true, span),
+                    Rule::Default { args, span, .. } => (!args.is_empty(), span),
+                    Rule::Spec { span, .. } => (false, span),
+                };
+                let node = nodes.entry(path).or_default();
+                node.function |= function;
+                node.rule |= exact && !function;
+                node.place = module.source.place(*span);
+            }
+        }
+        Self { modules, nodes }
+    }
+
+    /// The rules that a reference can reach: what it names, what is below it, and what it looks into. Functions are called, not
+    /// read.
+    pub(super) fn reached<'s>(&'s self, path: &'s [&str]) -> impl Iterator<Item = Path<'a>> + 's {
+        self.nodes
+            .iter()
+            .filter(move |(node, _)| node.starts_with(path) || path.starts_with(node))
+            .filter(|(_, node)| !node.function)
+            .map(|(node, _)| node.clone())
+    }
+}
+
+impl<'a> Module<'a> {
+    fn of(policy: &'a Policy) -> Self {
+        let package = policy.ast.package.refr.reference();
+        let mut module = Self {
+            source: &policy.source,
+            package: ["data"].into_iter().chain(package.root.variable()).chain(package.path).collect(),
+            imports: BTreeMap::new(),
+            same_negation: false,
+            rules: &policy.ast.rules,
+        };
+        for Import { refr, r#as } in &policy.ast.imports {
+            let reference = refr.reference();
+            let path: Path<'a> = reference.root.variable().into_iter().chain(reference.path).collect();
+            match (path.first(), path.last()) {
+                (Some(&("data" | "input")), Some(&last)) => {
+                    let alias = r#as.map_or(last, |span| policy.source.text(span));
+                    module.imports.insert(alias, path);
+                }
+                _ => module.same_negation |= path == ["future", "keywords", "not"],
+            }
+        }
+        module
+    }
+
+    /// Where a rule is found, up to the first variable part of its name, and whether there is none.
+    fn path_of(&self, rule: &'a Rule) -> (Path<'a>, bool) {
+        let (Rule::Spec { head: Head::Compr { refr, .. } | Head::Set { refr, .. } | Head::Func { refr, .. }, .. }
+        | Rule::Default { refr, .. }) = rule;
+        let name = refr.reference();
+        let path = self.package.iter().copied().chain(name.root.variable()).chain(name.path).collect();
+        (path, name.exact)
+    }
+}
+
+impl Source {
+    pub(super) fn place(&self, span: Span) -> String {
+        format!("{}:{}:{}", self.file, span.line, span.col)
+    }
+}
+
+fn recursion(index: &Index<'_>, edges: &BTreeMap<Path<'_>, BTreeSet<Path<'_>>>) -> Option<Finding> {
+    let mut done = BTreeSet::new();
+    for start in edges.keys() {
+        // Depth first, without recursing ourselves: the way from `start`, and what is still to be tried from each step of it.
+        let mut way = vec![(start, edges.get(start).into_iter().flatten())];
+        while let Some((here, next)) = way.last_mut() {
+            match next.next() {
+                None => {
+                    done.insert(*here);
+                    way.pop();
+                }
+                Some(next) => {
+                    if let Some(from) = way.iter().position(|(step, _)| *step == next) {
+                        let steps = way.iter().skip(from).map(|(step, _)| step.join(".")).chain([next.join(".")]);
+                        let remedy = format!("break the recursion {}", steps.collect::<Vec<_>>().join(" → "));
+                        let place = index.nodes.get(next).map(|node| node.place.clone()).unwrap_or_default();
+                        return Some(Finding { place, remedy, kind: Kind::Unsound });
+                    }
+                    if !done.contains(next) {
+                        way.push((next, edges.get(next).into_iter().flatten()));
+                    }
+                }
+            }
+        }
+    }
+    None
+}
