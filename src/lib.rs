@@ -16,6 +16,8 @@ pub mod route;
 
 pub mod policy;
 
+pub mod denial;
+
 #[cfg(any(feature = "opa", feature = "remote-jwks"))]
 pub mod outbound;
 
