@@ -18,6 +18,8 @@ pub mod policy;
 
 pub mod denial;
 
+pub mod audit;
+
 #[cfg(any(feature = "opa", feature = "remote-jwks"))]
 pub mod outbound;
 
