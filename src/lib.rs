@@ -20,6 +20,8 @@ pub mod denial;
 
 pub mod audit;
 
+pub mod layer;
+
 #[cfg(any(feature = "opa", feature = "remote-jwks"))]
 pub mod outbound;
 
@@ -32,5 +34,6 @@ mod json;
 mod random;
 
 pub use error::ConfigError;
+pub use layer::Stack;
 pub use rules::Rules;
 pub use token::Issuer;

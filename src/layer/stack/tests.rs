@@ -1,0 +1,299 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header::AUTHORIZATION};
+use http_body_util::{BodyExt as _, Full};
+use serde_json::json;
+use tower::{ServiceBuilder, ServiceExt as _, service_fn};
+
+use super::*;
+use crate::{
+    audit::{AuditRecord, Memory, Outcome},
+    denial::Disclosure,
+    policy::{
+        Decision, Effect, Permit, PolicyBackend, PolicyError, PolicyInput, PolicyRevision, dangerous_allow_all,
+        deny_all,
+    },
+    principal::Principal,
+    route::{Route, RouteKey},
+    rules::{optional, policy_only, public, scopes},
+    scope::all_of,
+    time::{Clock, UnixTime},
+    token::test_tokens::{NOW, now, public_keys, token},
+};
+
+struct Frozen;
+
+impl Clock for Frozen {
+    fn now(&self) -> UnixTime {
+        now()
+    }
+}
+
+fn rules() -> Rules {
+    Rules::new()
+        .get("/jobs", scopes(all_of(["jobs:read"])))
+        .get("/admin", policy_only().concealed())
+        .get("/catalogue", optional())
+        .get("/livez", public("liveness"))
+}
+
+fn issuer() -> Issuer {
+    Issuer::oauth("https://id.example", "https://api.example").with_keys(public_keys())
+}
+
+fn stack(policy: impl PolicyBackend) -> (Stack, Memory) {
+    let memory = Memory::new();
+    let stack = Stack::builder(issuer(), rules(), policy, memory.clone()).with_clock(Frozen).build().unwrap();
+    (stack, memory)
+}
+
+fn request(path: &str, scope: Option<&str>) -> Request<()> {
+    let mut request = Request::get(path).body(()).unwrap();
+    if let Some(scope) = scope {
+        let claims = json!({"iss": "https://id.example", "aud": "https://api.example", "sub": "ada", "exp": NOW + 60, "scope": scope});
+        let text = format!("Bearer {}", std::str::from_utf8(token(&claims).as_bytes()).unwrap());
+        request.headers_mut().insert(AUTHORIZATION, text.parse().unwrap());
+    }
+    request
+}
+
+/// What an edge's `RouteLayer` does, for templates without parameters.
+fn route(rules: &RuleTable, mut request: Request<()>) -> Request<()> {
+    let route = match request.uri().path() {
+        "/nowhere" => Route::unmatched(rules),
+        path => Route::matched(rules, RouteKey::Http { method: request.method().clone(), template: path.into() }),
+    };
+    request.extensions_mut().insert(route);
+    request
+}
+
+async fn handler(request: Request<()>) -> Result<Response<Full<Bytes>>, &'static str> {
+    assert!(request.uri().path() != "/catalogue", "a bug in the handler");
+    let public = request.uri().path() == "/livez";
+    assert_eq!(request.extensions().get::<Principal>().is_none(), public);
+    assert_eq!(request.extensions().get::<Permit>().is_none(), public);
+    Ok(Response::new(Full::from("from inside")))
+}
+
+async fn serve(stack: &Stack, request: Request<()>) -> Response<String> {
+    let (denial, audit) = stack.outer();
+    let (authenticate, require_scope, authorize) = stack.gates();
+    let rules = stack.rules().clone();
+    let service = ServiceBuilder::new()
+        .layer(denial)
+        .layer(audit)
+        .map_request(move |request| route(&rules, request))
+        .layer(authenticate)
+        .layer(require_scope)
+        .layer(authorize)
+        .service(service_fn(handler));
+    read(service.oneshot(request).await.unwrap()).await
+}
+
+async fn read<B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>>(response: Response<B>) -> Response<String> {
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    Response::from_parts(parts, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+async fn only_record(stack: &Stack, memory: &Memory) -> AuditRecord {
+    stack.audit().flush(Duration::from_secs(5)).await.unwrap();
+    let [record] = memory.records().try_into().unwrap();
+    record
+}
+
+/// A backend that must not be asked.
+struct Unasked;
+
+#[async_trait::async_trait]
+impl PolicyBackend for Unasked {
+    async fn decide(self: Arc<Self>, _: PolicyInput) -> Result<Decision, PolicyError> {
+        panic!("the policy was asked")
+    }
+}
+
+/// A backend that answers later, with an obligation that nobody knows.
+struct Obliging;
+
+#[async_trait::async_trait]
+impl PolicyBackend for Obliging {
+    async fn decide(self: Arc<Self>, _: PolicyInput) -> Result<Decision, PolicyError> {
+        tokio::task::yield_now().await;
+        Ok(Decision::allow(PolicyRevision::new("r7")).add_obligation("notify", serde_json::Map::new()))
+    }
+}
+
+#[tokio::test]
+async fn each_stage_refuses_with_its_class_and_its_reason_is_on_record() {
+    let allow = || Arc::new(dangerous_allow_all()) as Arc<dyn PolicyBackend>;
+    let unasked = || Arc::new(Unasked) as Arc<dyn PolicyBackend>;
+    let deny = || Arc::new(deny_all()) as Arc<dyn PolicyBackend>;
+    let cases = [
+        ("/jobs", Some("jobs:read"), allow(), 200, None),
+        ("/livez", None, unasked(), 200, None),
+        ("/jobs", None, unasked(), 401, Some("credentials_missing")),
+        ("/nowhere", None, unasked(), 401, Some("credentials_missing")),
+        ("/unlisted", None, unasked(), 401, Some("credentials_missing")),
+        ("/jobs", Some("jobs:write"), unasked(), 403, Some("scope_insufficient")),
+        ("/nowhere", Some("jobs:read"), unasked(), 404, Some("route_unknown")),
+        ("/unlisted", Some("jobs:read"), unasked(), 404, Some("rule_missing")),
+        ("/jobs", Some("jobs:read"), deny(), 403, Some("policy_denied")),
+        ("/admin", Some(""), deny(), 404, Some("policy_denied")),
+        ("/catalogue", None, deny(), 401, Some("policy_denied")),
+        ("/catalogue", Some(""), deny(), 403, Some("policy_denied")),
+        ("/jobs", Some("jobs:read"), Arc::new(Obliging), 403, Some("policy_obligation_unfulfilled")),
+        ("/jobs", Some("jobs:read"), unasked(), 500, Some("policy_panicked")),
+    ];
+    for (path, scope, policy, status, reason) in cases {
+        let (stack, memory) = stack(policy);
+        let response = serve(&stack, request(path, scope)).await;
+        let record = only_record(&stack, &memory).await;
+        assert_eq!(response.status(), status, "{path} {reason:?}");
+        assert_eq!(response.body() == "from inside", status == 200, "{path} {reason:?}");
+        assert_eq!(record.reason, reason, "{path}");
+        assert_eq!(record.sent.map(|sent| sent.http), Some(status), "{path} {reason:?}");
+        assert_eq!(response.headers()["x-request-id"], record.request_id.unwrap().as_str(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_concealed_route_an_unlisted_one_and_an_absent_one_are_the_same_bytes() {
+    let mut seen = Vec::new();
+    for path in ["/admin", "/unlisted", "/nowhere"] {
+        let (stack, _) = stack(deny_all());
+        let mut response = serve(&stack, request(path, Some("jobs:read"))).await;
+        let id = response.headers_mut().remove("x-request-id").unwrap().to_str().unwrap().to_owned();
+        let body = response.body().replace(&id, "");
+        seen.push(format!("{:?} {:?} {body}", response.status(), response.headers()));
+    }
+    assert!(seen.iter().all(|bytes| *bytes == seen[0]), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_panicking_handler_is_a_500_on_record() {
+    let (stack, memory) = stack(dangerous_allow_all());
+    let response = serve(&stack, request("/catalogue", None)).await;
+    let record = only_record(&stack, &memory).await;
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!((record.outcome, record.sent.map(|sent| sent.http)), (Some(Outcome::Panicked), Some(500)));
+}
+
+#[tokio::test]
+async fn a_mis_ordered_stack_refuses_everything_as_an_internal_error() {
+    let (stack, memory) = stack(dangerous_allow_all());
+    let (denial, audit) = stack.outer();
+    let (authenticate, require_scope, authorize) = stack.gates();
+    let rules = stack.rules().clone();
+    let service = ServiceBuilder::new()
+        .layer(denial)
+        .layer(audit)
+        .map_request(move |request| route(&rules, request))
+        .layer(require_scope)
+        .layer(authorize)
+        .layer(authenticate)
+        .service(service_fn(handler));
+    let response = service.oneshot(request("/jobs", Some("jobs:read"))).await.unwrap();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    drop(response);
+    assert_eq!(only_record(&stack, &memory).await.reason, Some("layer_missing_authenticate"));
+}
+
+#[tokio::test]
+async fn scope_of_one_handler_holds_inside_and_outside_of_the_policy() {
+    let extra = RequireScopeLayer::new(all_of(["jobs:admin"]).unwrap());
+    for (scope, status) in [("jobs:read", 403), ("jobs:read jobs:admin", 200)] {
+        for inside in [true, false] {
+            let (stack, memory) = stack(dangerous_allow_all());
+            let (denial, audit) = stack.outer();
+            let (authenticate, require_scope, authorize) = stack.gates();
+            let outer = ServiceBuilder::new().layer(denial).layer(audit).layer(authenticate);
+            let request = route(stack.rules(), request("/jobs", Some(scope)));
+            let (response, reason) = if inside {
+                let service = outer.layer(require_scope).layer(authorize).layer(&extra).service(service_fn(handler));
+                let status = read(service.oneshot(request).await.unwrap()).await.status();
+                (status, only_record(&stack, &memory).await.reason)
+            } else {
+                let service = outer.layer(&extra).layer(require_scope).layer(authorize).service(service_fn(handler));
+                let status = read(service.oneshot(request).await.unwrap()).await.status();
+                (status, only_record(&stack, &memory).await.reason)
+            };
+            assert_eq!(response, status, "{scope} {inside}");
+            assert_eq!(reason, (status == 403).then_some("scope_insufficient"), "{scope} {inside}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stack_in_a_stack_leaves_one_record_and_the_inner_one_decides_again() {
+    let (outer, outer_memory) = stack(dangerous_allow_all());
+    let (inner, inner_memory) = stack(deny_all());
+    let rules = outer.rules().clone();
+    let inside = ServiceBuilder::new()
+        .layer(inner.outer().0)
+        .layer(inner.outer().1)
+        .layer(inner.gates())
+        .service(service_fn(handler));
+    let service = ServiceBuilder::new()
+        .layer(outer.outer())
+        .map_request(move |request| route(&rules, request))
+        .layer(outer.gates())
+        .service(inside);
+    let response = read(service.oneshot(request("/jobs", Some("jobs:read"))).await.unwrap()).await;
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    let record = only_record(&outer, &outer_memory).await;
+    assert_eq!((record.reason, record.policy.map(|policy| policy.effect)), (Some("policy_denied"), Some(Effect::Deny)));
+    assert_eq!(response.headers()["x-request-id"], record.request_id.unwrap().as_str());
+    inner.audit().flush(Duration::from_secs(5)).await.unwrap();
+    assert!(inner_memory.records().is_empty());
+}
+
+#[tokio::test]
+async fn guided_disclosure_names_the_scope() {
+    let stack = Stack::builder(issuer(), rules(), deny_all(), Memory::new())
+        .with_clock(Frozen)
+        .with_realm("jobs")
+        .with_disclosure(Disclosure::Guided)
+        .build()
+        .unwrap();
+    let response = serve(&stack, request("/jobs", Some(""))).await;
+    assert_eq!(
+        response.headers()["www-authenticate"],
+        "Bearer realm=\"jobs\", error=\"insufficient_scope\", scope=\"jobs:read\""
+    );
+}
+
+#[tokio::test]
+async fn the_report_tells_what_the_stack_does() {
+    let (stack, _) = stack(deny_all());
+    let report = stack.report().to_string();
+    for words in [
+        "https://id.example for https://api.example",
+        "deny: what cannot be written down",
+        "silent, for programs",
+        "GET  /livez      public: liveness",
+    ] {
+        assert!(report.contains(words), "{report}");
+    }
+    assert!(stack.health().is_serving(), "{}", stack.health());
+}
+
+#[tokio::test]
+async fn each_part_can_fail_the_build() {
+    let builder = || Stack::builder(issuer(), rules(), deny_all(), Memory::new());
+    let cases = [
+        (Stack::builder(issuer(), Rules::new().get("x", policy_only()), deny_all(), Memory::new()), "rules[0]"),
+        (builder().with_realm("a\"b"), "realm"),
+        (builder().with_input_headers(["authorization"]), "policy.input_headers"),
+        (builder().add_issuer(issuer()), "issuer.url"),
+    ];
+    for (builder, field) in cases {
+        assert_eq!(builder.build().unwrap_err().field(), field);
+    }
+}
+
+#[test]
+fn outside_a_runtime_the_stack_does_not_build() {
+    let error = Stack::builder(issuer(), rules(), deny_all(), Memory::new()).build().unwrap_err();
+    assert!(matches!(error, crate::ConfigError::NoRuntime { .. }), "{error}");
+}
