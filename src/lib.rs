@@ -22,6 +22,12 @@ pub mod audit;
 
 pub mod layer;
 
+#[cfg(feature = "axum")]
+pub mod axum;
+
+#[cfg(feature = "tonic")]
+pub mod tonic;
+
 #[cfg(any(feature = "opa", feature = "remote-jwks"))]
 pub mod outbound;
 
