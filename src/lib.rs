@@ -16,6 +16,9 @@ pub mod route;
 
 pub mod policy;
 
+#[cfg(feature = "mint")]
+pub mod mint;
+
 pub mod denial;
 
 pub mod audit;
