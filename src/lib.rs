@@ -38,6 +38,9 @@ pub mod health;
 
 pub mod time;
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 mod error;
 mod json;
 mod random;
