@@ -1,0 +1,117 @@
+//! Services behind every kind of stack, on loopback.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use axum::routing::get;
+use http::StatusCode;
+use portcullis::{
+    Issuer, Rules, Stack,
+    audit::Memory,
+    axum::protect,
+    denial::{Profile, SignInRedirect},
+    policy::{Opa, PolicyBackend},
+    rules::{Access, optional, scopes},
+    scope::all_of,
+    testing::TestIssuer,
+};
+use tokio::task::JoinHandle;
+use tonic::service::Routes;
+
+use crate::support::{self, AUDIENCE, BySubject, Counter, Host};
+
+pub const SIGN_IN: &str = "https://login.acme.example/authorize";
+
+/// Services behind every kind of stack, and those who make tokens for them. All share one audit trail.
+pub struct World {
+    pub idp: TestIssuer,
+    /// Signs, and is not configured anywhere.
+    pub stranger: TestIssuer,
+    /// Configured, and out of order.
+    pub broken: TestIssuer,
+    pub stack: Stack,
+    pub memory: Memory,
+    pub handled: Counter,
+    pub hosts: HashMap<(Server, Rulebook), Host>,
+    _silent: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Server {
+    Api,
+    Browser,
+    Grpc,
+}
+
+/// Whether some rule conceals its route, which changes what absent routes look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rulebook {
+    Open,
+    Concealing,
+}
+
+impl World {
+    pub async fn new() -> Self {
+        let (idp, stranger, broken) = (TestIssuer::start().await, TestIssuer::start().await, TestIssuer::start().await);
+        broken.fail(StatusCode::INTERNAL_SERVER_ERROR);
+        let (silent, guard) = support::silent_address().await;
+        let opa = Opa::builder(format!("http://{silent}")).with_deadline(Duration::from_millis(50)).build().unwrap();
+        let policy: Arc<dyn PolicyBackend> = Arc::new(BySubject::with_stalled(Arc::new(opa)));
+        let (memory, handled) = (Memory::new(), Counter::default());
+        let stack =
+            Stack::builder(Issuer::rfc9068(idp.url(), AUDIENCE), http_rules(Rulebook::Open), policy, memory.clone())
+                .add_issuer(Issuer::rfc9068(broken.url(), AUDIENCE))
+                .build()
+                .unwrap();
+
+        let mut hosts = HashMap::new();
+        for rulebook in [Rulebook::Open, Rulebook::Concealing] {
+            let api = stack.sibling(http_rules(rulebook)).build().unwrap();
+            hosts.insert((Server::Api, rulebook), Host::roomy(protect(router(&handled), api)).await);
+            let profile = Profile::Browser(SignInRedirect::new(SIGN_IN).unwrap());
+            let browser = stack.sibling(http_rules(rulebook)).with_profile(profile).build().unwrap();
+            hosts.insert((Server::Browser, rulebook), Host::roomy(protect(router(&handled), browser)).await);
+            let grpc = stack.sibling(grpc_rules(rulebook)).build().unwrap();
+            let routes = Routes::new(support::GrpcService::new(handled.clone()));
+            hosts.insert((Server::Grpc, rulebook), Host::tonic(portcullis::tonic::protect(routes, grpc)).await);
+        }
+        Self { idp, stranger, broken, stack, memory, handled, hosts, _silent: guard }
+    }
+}
+
+pub fn router(handled: &Counter) -> axum::Router {
+    let handler = || {
+        let handled = handled.clone();
+        get(async move || handled.count())
+    };
+    let fallback = handled.clone();
+    axum::Router::new()
+        .route("/jobs", handler())
+        .route("/jobs/{id}", handler())
+        .route("/report", handler())
+        .route("/members", handler())
+        .route("/forgotten", handler())
+        .fallback(async move || fallback.count())
+}
+
+pub fn http_rules(rulebook: Rulebook) -> Rules {
+    Rules::new()
+        .get("/jobs", scopes(all_of(["jobs:read"])))
+        .get("/jobs/{id}", scopes(all_of(["jobs:read"])))
+        .get("/report", reports(rulebook))
+        .get("/members", optional())
+}
+
+pub fn grpc_rules(rulebook: Rulebook) -> Rules {
+    Rules::new()
+        .grpc("jobs.v1.Jobs/List", scopes(all_of(["jobs:read"])))
+        .grpc("jobs.v1.Jobs/Report", reports(rulebook))
+        .grpc("jobs.v1.Jobs/Members", optional())
+}
+
+fn reports(rulebook: Rulebook) -> Access {
+    let access = scopes(all_of(["reports:read"]));
+    match rulebook {
+        Rulebook::Open => access,
+        Rulebook::Concealing => access.concealed(),
+    }
+}

@@ -1,0 +1,198 @@
+//! `policy::Opa` against a real server, and against `policy::Rego` with the same policy.
+
+mod equality;
+mod negation;
+mod server;
+
+use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
+
+use libtest_mimic::Trial;
+use portcullis::{
+    health::Health,
+    policy::{Decision, Effect, Opa, OpaBuilder, PolicyBackend as _, PolicyError, PolicyErrorKind, PolicyInput},
+    testing::policy_input,
+};
+
+use self::server::{Certificates, Server, find, find_with_openssl};
+use crate::{policy_dir, trial};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("opa::the_example_policy_passes_its_own_tests", find, the_example_policy_passes_its_own_tests),
+        trial("opa::it_allows_denies_and_says_nothing", find, it_allows_denies_and_says_nothing),
+        trial("opa::a_builtin_that_fails_is_no_decision", find, a_builtin_that_fails_is_no_decision),
+        trial("opa::a_unix_socket_is_a_server", find, a_unix_socket_is_a_server),
+        trial("opa::the_bearer_token_is_what_opens_the_server", find, the_bearer_token_is_what_opens_the_server),
+        trial("opa::https_needs_the_right_root", find_with_openssl, https_needs_the_right_root),
+        trial("opa::a_client_certificate_is_an_identity", find_with_openssl, a_client_certificate_is_an_identity),
+        trial(
+            "opa::a_server_that_dies_is_unavailable_until_it_is_back",
+            find,
+            a_server_that_dies_is_unavailable_until_it_is_back,
+        ),
+        trial(
+            "opa::bundle_revision_and_decision_id_are_the_servers",
+            find,
+            bundle_revision_and_decision_id_are_the_servers,
+        ),
+        trial("opa::it_decides_what_rego_decides", find, equality::it_decides_what_rego_decides),
+        trial(
+            "opa::the_negations_that_rego_refuses_are_those_that_opa_reads_otherwise",
+            find,
+            negation::the_negations_that_rego_refuses_are_those_that_opa_reads_otherwise,
+        ),
+    ]
+}
+
+/// A deadline that a busy machine keeps.
+fn patient(url: &str) -> OpaBuilder {
+    Opa::builder(url).with_deadline(Duration::from_secs(10))
+}
+
+fn alice(method: &str, template: &str, scopes: &[&str]) -> PolicyInput {
+    let mut input = policy_input(method, template);
+    input.subject.r#type = "user";
+    input.subject.id = "auth0|alice".to_owned();
+    input.subject.properties.scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+    input
+}
+
+async fn ask(opa: &Arc<Opa>, input: PolicyInput) -> Result<Decision, PolicyError> {
+    Arc::clone(opa).decide(input).await
+}
+
+async fn lists_jobs(opa: OpaBuilder) -> Result<Effect, PolicyErrorKind> {
+    let opa = Arc::new(opa.build().unwrap());
+    let decision = ask(&opa, alice("GET", "/jobs", &["jobs:read"])).await;
+    decision.map(|decision| decision.effect()).map_err(|error| error.kind())
+}
+
+async fn the_example_policy_passes_its_own_tests(opa: PathBuf) {
+    for arguments in [&["check", "--strict"][..], &["test", "--fail-on-empty"]] {
+        let done = Command::new(&opa).args(arguments).arg(policy_dir()).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{arguments:?}: {out}{err}");
+    }
+}
+
+async fn it_allows_denies_and_says_nothing(opa: PathBuf) {
+    let server = Server::start(&opa).with_policy_dir().ready().await;
+    let example = Arc::new(patient(server.url()).build().unwrap());
+    let allow = ask(&example, alice("GET", "/jobs", &["jobs:read"])).await.unwrap();
+    assert_eq!((allow.effect(), allow.reasons()), (Effect::Allow, &["lists jobs".to_owned()][..]));
+    assert!(allow.revision().as_str().starts_with("opa:1."), "{}", allow.revision());
+    let deny = ask(&example, alice("POST", "/jobs", &["jobs:read"])).await.unwrap();
+    assert_eq!((deny.effect(), deny.is_undefined()), (Effect::Deny, false));
+    assert_eq!(example.health(), Health::Ready);
+
+    for elsewhere in ["authz/desicion", "auth/decision", "authz%2Fdecision"] {
+        let opa = Arc::new(patient(server.url()).with_decision_path(elsewhere).build().unwrap());
+        let decision = ask(&opa, alice("GET", "/jobs", &["jobs:read"])).await.unwrap();
+        assert!(decision.is_undefined() && decision.effect() == Effect::Deny, "{elsewhere}");
+    }
+    // A package is an object of all its rules, whatever they are called; the compiler knows what is below a rule, and that is not.
+    let at = |path| patient(server.url()).with_decision_path(path);
+    assert_eq!(lists_jobs(at("authz")).await, Err(PolicyErrorKind::InvalidResult));
+    assert_eq!(lists_jobs(at("authz/decision/more")).await, Err(PolicyErrorKind::Evaluation));
+}
+
+async fn a_builtin_that_fails_is_no_decision(opa: PathBuf) {
+    let policy = "package authz\ndecision if not to_number(input.subject.id) == 7\n\
+                  conflict := true if input.subject.id\nconflict := false if input.action.name\nshaky := \"true\"";
+    let server = Server::start(&opa).with_policy("authz.rego", policy).ready().await;
+    let at = |path| patient(server.url()).with_decision_path(path);
+    assert_eq!(lists_jobs(at("authz/decision")).await, Err(PolicyErrorKind::Evaluation));
+    assert_eq!(lists_jobs(at("authz/conflict")).await, Err(PolicyErrorKind::Evaluation));
+    assert_eq!(lists_jobs(at("authz/shaky")).await, Err(PolicyErrorKind::InvalidResult));
+}
+
+async fn a_unix_socket_is_a_server(opa: PathBuf) {
+    let server = Server::start(&opa).on_unix_socket().with_policy_dir().ready().await;
+    assert!(server.url().starts_with("unix:///"));
+    assert_eq!(lists_jobs(patient(server.url())).await, Ok(Effect::Allow));
+}
+
+async fn the_bearer_token_is_what_opens_the_server(opa: PathBuf) {
+    let gate = "package system.authz\ndefault allow := false\nallow if input.identity == \"t0ken-for-tests\"";
+    let server = Server::start(&opa)
+        .with_policy_dir()
+        .with_policy("gate.rego", gate)
+        .with_arguments(&["--authentication=token", "--authorization=basic"])
+        .ready()
+        .await;
+    let opa = || patient(server.url());
+    assert_eq!(lists_jobs(opa().with_bearer("t0ken-for-tests")).await, Ok(Effect::Allow));
+    for (name, refused) in [("none", opa()), ("another", opa().with_bearer("s3cr3t"))] {
+        let refused = Arc::new(refused.build().unwrap());
+        let error = ask(&refused, alice("GET", "/jobs", &["jobs:read"])).await.unwrap_err();
+        assert_eq!(error.kind(), PolicyErrorKind::Unavailable, "{name}");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("401") && cause.contains("with_bearer") && !cause.contains("s3cr3t"), "{cause}");
+        assert!(!refused.health().is_serving(), "{name}");
+    }
+}
+
+async fn https_needs_the_right_root((opa, openssl): (PathBuf, PathBuf)) {
+    let (ours, others) = (Certificates::make(&openssl), Certificates::make(&openssl));
+    let server = Server::start(&opa).with_policy_dir().with_tls(&ours).ready().await;
+    assert!(server.url().starts_with("https://"));
+    assert_eq!(lists_jobs(patient(server.url()).with_roots(ours.ca())).await, Ok(Effect::Allow));
+    let wrong = patient(server.url()).with_roots(others.ca());
+    assert_eq!(lists_jobs(wrong).await, Err(PolicyErrorKind::Unavailable));
+}
+
+async fn a_client_certificate_is_an_identity((opa, openssl): (PathBuf, PathBuf)) {
+    let certificates = Certificates::make(&openssl);
+    let gate = "package system.authz\ndefault allow := false\nallow if input.identity == \"CN=portcullis\"";
+    let server = Server::start(&opa)
+        .with_policy_dir()
+        .with_policy("gate.rego", gate)
+        .with_tls(&certificates)
+        .with_client_certificates(&certificates)
+        .ready()
+        .await;
+    let stranger = || patient(server.url()).with_roots(certificates.ca());
+    assert_eq!(lists_jobs(stranger().with_identity(certificates.client())).await, Ok(Effect::Allow));
+    assert_eq!(lists_jobs(stranger()).await, Err(PolicyErrorKind::Unavailable));
+}
+
+async fn a_server_that_dies_is_unavailable_until_it_is_back(opa: PathBuf) {
+    let server = Server::start(&opa).with_policy_dir().ready().await;
+    let client = Arc::new(patient(server.url()).build().unwrap());
+    let question = || alice("GET", "/jobs", &["jobs:read"]);
+    assert_eq!(ask(&client, question()).await.unwrap().effect(), Effect::Allow);
+    let port = server.kill();
+    assert_eq!(ask(&client, question()).await.unwrap_err().kind(), PolicyErrorKind::Unavailable);
+    assert!(!client.health().is_serving());
+
+    let _server = Server::start(&opa).with_policy_dir().on_port(port).ready().await;
+    assert_eq!(ask(&client, question()).await.unwrap().effect(), Effect::Allow);
+    assert_eq!(client.health(), Health::Ready);
+}
+
+async fn bundle_revision_and_decision_id_are_the_servers(opa: PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let bundle = directory.path().join("bundle.tar.gz");
+    let built = Command::new(&opa)
+        .args(["build", "--bundle", "--revision", "r7", "--output"])
+        .args([&bundle, &policy_dir()])
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let server = Server::start(&opa)
+        .with_bundle(&bundle)
+        .with_arguments(&[
+            "--set=decision_logs.console=true",
+            "--set=decision_logs.request_context.http.headers={x-request-id}",
+        ])
+        .ready()
+        .await;
+    let client = Arc::new(patient(server.url()).build().unwrap());
+    let mut question = alice("GET", "/jobs", &["jobs:read"]);
+    question.context.request_id = "request-7".to_owned();
+    let decision = ask(&client, question).await.unwrap();
+    assert_eq!(decision.effect(), Effect::Allow);
+    assert!(decision.revision().as_str().ends_with("bundle.tar.gz=r7"), "{}", decision.revision());
+    let entry = server.log_line_with(decision.id().as_str()).await;
+    assert!(entry.contains("request-7"), "{entry}");
+}
