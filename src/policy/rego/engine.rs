@@ -105,6 +105,11 @@ impl Pool {
             engine.set_input(Value::Undefined);
             result
         }));
+        // The engine cleans up after itself on success alone: the values of a loop or of `with` that an error ended, and the rule that a
+        // panic ended, would take part in the next request's decision.
+        if !matches!(result, Ok(Ok(_))) {
+            *engine = self.spare.clone();
+        }
         match result {
             Ok(Ok(Value::Undefined)) => Ok(None),
             Ok(Ok(value)) => serde_json::to_value(&value).map(Some).map_err(PolicyError::invalid_result),
@@ -118,11 +123,7 @@ impl Pool {
                 let place = place(&text).unwrap_or(&self.entry);
                 Err(PolicyError::evaluation(format!("the evaluation failed at {place}")))
             }
-            Err(_) => {
-                // An engine that panicked takes the rule that it was in for a recursion from then on.
-                *engine = self.spare.clone();
-                Err(PolicyError::panicked())
-            }
+            Err(_) => Err(PolicyError::panicked()),
         }
     }
 }

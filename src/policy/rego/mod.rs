@@ -374,6 +374,28 @@ mod tests {
     }
 
     #[test]
+    fn what_an_error_left_behind_takes_no_part_in_the_next_decision() {
+        let policy = "default forbidden := false\n\
+            forbidden if { walk(input.resource.properties.query, [_, v]); v == \"drop\" }\n\
+            forbidden if { walk(input.resource.properties.query, [_, v]); is_string(v); to_number(v) > 100 }\n\
+            decision := {\"allow\": true} if forbidden == false";
+        let rego = build(policy).unwrap();
+        let ask = |value: &str| {
+            let mut input = policy_input("GET", "/jobs");
+            input.resource.properties.query.insert("n".to_owned(), vec![value.to_owned()]);
+            rego.decide_now(&input).unwrap().map(|decision| decision.effect())
+        };
+        assert_eq!(ask("7").unwrap(), Effect::Allow);
+        // More often than there are engines, so that each of them has met the error.
+        for _ in 0..64 {
+            assert!(ask("text").is_err());
+        }
+        for _ in 0..64 {
+            assert_eq!(ask("101").unwrap(), Effect::Deny);
+        }
+    }
+
+    #[test]
     fn an_evaluation_that_takes_too_long_is_no_decision() {
         let slow = "package authz\nbig := numbers.range(1, 2000)\ndecision if count([1 | some a in big; some b in big; a == b]) > 0";
         let rego =
