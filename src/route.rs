@@ -43,6 +43,14 @@ impl RouteKey {
         }
     }
 
+    /// The HTTP method of the key; `None` for gRPC.
+    pub(crate) fn method(&self) -> Option<&str> {
+        match self {
+            Self::Http { method, .. } => Some(method.as_str()),
+            Self::Grpc { .. } => None,
+        }
+    }
+
     /// The template, or `package.Service/Method`.
     #[must_use]
     pub fn template(&self) -> &str {
