@@ -47,6 +47,8 @@ impl<B: Body> Body for AuditBody<B> {
                 // A server asks this, and never polls a body again that says yes.
                 if guard.watch(Phase::Body, || this.inner.is_end_stream()) {
                     guard.ended();
+                    // Now, and not when the body is dropped: a peer that takes nothing in keeps a body for as long as it likes.
+                    guard.finish();
                 }
             }
             Some(Err(_)) => guard.failed(),
