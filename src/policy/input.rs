@@ -249,8 +249,12 @@ impl SubjectInput {
 }
 
 /// Query parameters that carry credentials (RFC 6750 §2.3 and its relatives): policy engines log their input.
-const CREDENTIAL_PARAMETERS: [&str; 8] =
-    ["access_token", "assertion", "client_assertion", "client_secret", "code", "id_token", "refresh_token", "token"];
+#[rustfmt::skip]
+const CREDENTIAL_PARAMETERS: [&str; 22] = [
+    "access_token", "actor_token", "api_key", "apikey", "assertion", "client_assertion", "client_secret", "code", "code_verifier",
+    "device_code", "id_token", "id_token_hint", "logout_token", "password", "refresh_token", "samlrequest", "samlresponse", "sig",
+    "subject_token", "token", "x-amz-security-token", "x-amz-signature",
+];
 
 fn is_credential(name: &str) -> bool {
     CREDENTIAL_PARAMETERS.iter().any(|credential| name.eq_ignore_ascii_case(credential))

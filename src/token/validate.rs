@@ -93,6 +93,13 @@ impl Expectations {
         let chain = claims.actors()?;
         let kind = match profile.kind {
             KindRule::Auth0 => claims.auth0_kind(subject, client, &chain)?,
+            // What is called an agent is one: that only narrows. Other words of `sub_profile` are an issuer's own here.
+            KindRule::SubjectIsClient
+                if chain.first().is_some_and(|link| link.is_agent)
+                    || claims.name("sub_profile")? == Some("ai_agent") =>
+            {
+                PrincipalKind::Agent
+            }
             KindRule::SubjectIsClient if client == Some(subject) => PrincipalKind::Client,
             KindRule::SubjectIsClient => PrincipalKind::User,
         };
@@ -672,7 +679,8 @@ mod tests {
         assert_eq!(kind(&rfc9068(), rfc9068_claims()), PrincipalKind::User);
         assert_eq!(kind(&rfc9068(), with(&rfc9068_claims(), json!({"sub": "c1"}))), PrincipalKind::Client);
         assert_eq!(kind(&oauth(), with(&oauth_claims(), json!({"azp": "u1"}))), PrincipalKind::Client);
-        assert_eq!(kind(&oauth(), with(&oauth_claims(), json!({"sub_profile": "ai_agent"}))), PrincipalKind::User);
+        assert_eq!(kind(&oauth(), with(&oauth_claims(), json!({"sub_profile": "ai_agent"}))), PrincipalKind::Agent);
+        assert_eq!(kind(&oauth(), with(&oauth_claims(), json!({"sub_profile": "service"}))), PrincipalKind::User);
     }
 
     #[test]
