@@ -67,7 +67,8 @@ impl Issuer {
     /// An issuer that follows [RFC 9068](https://www.rfc-editor.org/rfc/rfc9068) to the letter.
     ///
     /// Any supported algorithm. `typ` must be `at+jwt`; `iss`, `exp`, `aud`, `sub`, `client_id`, `iat` and `jti` must be there (§2.2).
-    /// A token whose `sub` is its `client_id` authenticates a client, any other a user.
+    /// A token that `sub_profile`, its own or that of the current actor, calls `ai_agent` authenticates an agent; one whose `sub` is its
+    /// `client_id` a client; any other a user.
     pub fn rfc9068(url: impl Into<String>, audience: impl Into<String>) -> Self {
         Self::new(&RFC9068, url.into(), audience.into())
     }
@@ -280,7 +281,7 @@ pub(super) struct Profile {
 #[derive(Clone, Copy)]
 pub(super) enum KindRule {
     Auth0,
-    /// A client when `sub` is the client id, else a user.
+    /// An agent when `sub_profile` says so, a client when `sub` is the client id, else a user.
     SubjectIsClient,
 }
 
