@@ -1,6 +1,6 @@
 //! The authenticated party, as every later stage sees it.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, sync::Arc};
 
 use serde::Serialize;
 
@@ -24,6 +24,12 @@ macro_rules! text_newtype {
             /// The text.
             #[must_use]
             pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
                 &self.0
             }
         }

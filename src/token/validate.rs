@@ -30,6 +30,7 @@ impl Expectations {
     /// signature and `iss` are verified already.
     pub(super) fn accept(
         &self,
+        issuer: &IssuerId,
         claims: &Map<String, Value>,
         now: UnixTime,
         thumbprint: &Thumbprint,
@@ -49,7 +50,7 @@ impl Expectations {
         let not_before = claims.time("nbf")?;
         let issued_at = claims.time("iat")?;
         let token_id = claims.name("jti")?.map(TokenId::new);
-        let principal = self.principal(&claims, thumbprint)?;
+        let principal = self.principal(issuer, &claims, thumbprint)?;
 
         let audience = self.audiences.iter().find(|audience| audiences.contains(&audience.as_str()));
         let audience = audience.ok_or(TokenError::Audience)?.clone();
@@ -86,7 +87,12 @@ impl Expectations {
         Ok(())
     }
 
-    fn principal(&self, claims: &Claims<'_>, thumbprint: &Thumbprint) -> Result<Principal, TokenError> {
+    fn principal(
+        &self,
+        issuer: &IssuerId,
+        claims: &Claims<'_>,
+        thumbprint: &Thumbprint,
+    ) -> Result<Principal, TokenError> {
         let profile = self.profile;
         let subject = claims.required("sub", claims.name("sub")?)?;
         let client = claims.agreed(profile.client)?;
@@ -105,7 +111,7 @@ impl Expectations {
         };
         Ok(Principal::from_check(Parts {
             kind,
-            issuer: Some(self.id.clone()),
+            issuer: Some(issuer.clone()),
             subject: Some(Subject::new(subject)),
             user_id: None,
             client: client.map(ClientId::new),

@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::{AccessToken, Claimed, Issuer, TokenError, VerifiedToken, issuer::Expectations, jws::Jws, verified::Parts};
 use crate::{
@@ -40,7 +40,10 @@ use crate::{
 pub struct Verifier(Arc<Trust>);
 
 struct Trust {
-    issuers: Vec<Trusted>,
+    /// In the order of configuration.
+    issuers: Vec<Arc<Trusted>>,
+    /// By every `iss` that one of them writes.
+    by_id: HashMap<IssuerId, Arc<Trusted>>,
     max_token_size: usize,
 }
 
@@ -125,12 +128,15 @@ impl Verifier {
 
     /// The issuers whose tokens are accepted, in the order of configuration.
     pub fn issuers(&self) -> impl Iterator<Item = &IssuerId> {
-        self.0.issuers.iter().map(|issuer| &issuer.expectations.id)
+        self.0.issuers.iter().flat_map(|issuer| &issuer.expectations.ids)
     }
 
     /// The same issuers, each with the audiences that name us, for the start-up report.
     pub(crate) fn expectations(&self) -> impl Iterator<Item = (&IssuerId, &[Audience])> {
-        self.0.issuers.iter().map(|issuer| (&issuer.expectations.id, issuer.expectations.audiences.as_slice()))
+        self.0.issuers.iter().flat_map(|issuer| {
+            let audiences = issuer.expectations.audiences.as_slice();
+            issuer.expectations.ids.iter().map(move |id| (id, audiences))
+        })
     }
 }
 
@@ -148,22 +154,25 @@ impl Trust {
             return Err(TokenError::TooLong { limit: self.max_token_size });
         }
         let jws = Jws::parse(token)?;
-        let issuer = jws.claims.get("iss").and_then(|claimed| claimed.as_str());
-        let issuer = self.issuers.iter().find(|known| Some(known.expectations.id.as_str()) == issuer);
-        let issuer = issuer.ok_or(TokenError::UnknownIssuer)?;
+        let claimed = jws.claims.get("iss").and_then(|claimed| claimed.as_str());
+        let (id, issuer) =
+            claimed.and_then(|claimed| self.by_id.get_key_value(claimed)).ok_or(TokenError::UnknownIssuer)?;
         let expectations = &issuer.expectations;
         if !expectations.profile.accepts_type(jws.header.typ.as_deref()) {
             return Err(TokenError::Type);
         }
         let algorithm = Algorithm::from_name(&jws.header.alg).filter(|named| expectations.algorithms.contains(named));
-        Ok(Candidate { algorithm: algorithm.ok_or(TokenError::Algorithm)?, jws, issuer })
+        let algorithm = algorithm.ok_or(TokenError::Algorithm)?;
+        Ok(Candidate { jws, id: id.clone(), issuer: Arc::clone(issuer), algorithm })
     }
 }
 
 /// A token in good form that names one of our issuers. Its signature is not verified yet.
 struct Candidate<'a> {
     jws: Jws<'a>,
-    issuer: &'a Trusted,
+    /// The one of its names that the token gives.
+    id: IssuerId,
+    issuer: Arc<Trusted>,
     algorithm: Algorithm,
 }
 
@@ -177,10 +186,10 @@ impl Candidate<'_> {
         let key = self.signing_key(keys)?.clone();
         let expectations = &self.issuer.expectations;
         let thumbprint = self.jws.segments.thumbprint();
-        let accepted = expectations.accept(&self.jws.claims, now, &thumbprint)?;
+        let accepted = expectations.accept(&self.id, &self.jws.claims, now, &thumbprint)?;
         Ok(VerifiedToken::from_verification(Parts {
             principal: accepted.principal,
-            issuer: expectations.id.clone(),
+            issuer: self.id,
             audience: accepted.audience,
             token_id: accepted.token_id,
             expires_at: accepted.expires_at,
@@ -251,17 +260,22 @@ impl VerifierBuilder {
             let remedy = "choose from 1024 to 1048576 bytes; servers cut headers off long before that";
             return Err(ConfigError::invalid("verifier.max_token_size", self.max_token_size.to_string(), remedy));
         }
-        let mut issuers: Vec<Trusted> = Vec::new();
+        let mut issuers: Vec<Arc<Trusted>> = Vec::new();
+        let mut by_id = HashMap::new();
         for issuer in self.issuers {
+            let name = issuer.url().to_owned();
             let (expectations, source) = issuer.into_parts()?;
-            if issuers.iter().any(|known| known.expectations.id == expectations.id) {
-                let remedy = "configure each issuer once; `add_audience` accepts more audiences";
-                return Err(ConfigError::invalid("issuer.url", expectations.id.as_str(), remedy));
+            let keys = Cache::builder(source).with_name(name).build(Arc::clone(&self.clock))?;
+            let trusted = Arc::new(Trusted { expectations, keys });
+            for id in &trusted.expectations.ids {
+                if by_id.insert(id.clone(), Arc::clone(&trusted)).is_some() {
+                    let remedy = "configure each issuer once; `add_audience` accepts more audiences";
+                    return Err(ConfigError::invalid("issuer.url", id.as_str(), remedy));
+                }
             }
-            let keys = Cache::builder(source).with_name(expectations.id.as_str()).build(Arc::clone(&self.clock))?;
-            issuers.push(Trusted { expectations, keys });
+            issuers.push(trusted);
         }
-        Ok(Verifier(Arc::new(Trust { issuers, max_token_size: self.max_token_size })))
+        Ok(Verifier(Arc::new(Trust { issuers, by_id, max_token_size: self.max_token_size })))
     }
 }
 

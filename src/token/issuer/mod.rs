@@ -1,7 +1,11 @@
+mod profile;
+
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::Uri;
 
+use self::profile::{AUTH0, OAUTH, Profile, RFC9068};
+pub(super) use self::profile::{Expectations, KindRule};
 use crate::{
     ConfigError,
     key::{Algorithm, Fixed, JwkSet, KeySource},
@@ -191,7 +195,7 @@ impl Issuer {
         let source = self.key_source()?;
         let expectations = Expectations {
             profile: self.profile,
-            id: IssuerId::new(self.url),
+            ids: vec![IssuerId::new(self.url)],
             audiences: self.audiences.into_iter().map(Audience::new).collect(),
             algorithms: self.algorithms,
             leeway: self.leeway,
@@ -247,98 +251,6 @@ impl fmt::Debug for Issuer {
             .finish_non_exhaustive()
     }
 }
-
-/// What is expected of an issuer's tokens: a checked [`Issuer`].
-pub(super) struct Expectations {
-    pub(super) profile: &'static Profile,
-    pub(super) id: IssuerId,
-    pub(super) audiences: Vec<Audience>,
-    pub(super) algorithms: Vec<Algorithm>,
-    pub(super) leeway: Duration,
-    pub(super) max_lifetime: Duration,
-    pub(super) requires_token_id: bool,
-}
-
-/// How a kind of issuer writes its tokens.
-pub(super) struct Profile {
-    algorithms: &'static [Algorithm],
-    /// Accepted `typ` of the header, in lower case and without `application/`.
-    types: &'static [&'static str],
-    type_may_be_absent: bool,
-    /// Claims that must be there beyond `iss`, `exp`, `aud` and `sub`.
-    pub(super) required: &'static [&'static str],
-    /// Claims that name the client; those that are there must agree.
-    pub(super) client: &'static [&'static str],
-    /// The array that carries scope where there is no `scope`.
-    pub(super) scope_array: Option<&'static str>,
-    pub(super) permissions: Option<&'static str>,
-    pub(super) roles: Option<&'static str>,
-    pub(super) tenant: Option<&'static str>,
-    pub(super) kind: KindRule,
-}
-
-/// How the kind of the principal is found.
-#[derive(Clone, Copy)]
-pub(super) enum KindRule {
-    Auth0,
-    /// An agent when `sub_profile` says so, a client when `sub` is the client id, else a user.
-    SubjectIsClient,
-}
-
-impl Profile {
-    /// Whether the header's `typ` is that of an access token.
-    ///
-    /// [RFC 7515 §4.1.9](https://www.rfc-editor.org/rfc/rfc7515#section-4.1.9): case does not matter, and `application/` may be left out.
-    pub(super) fn accepts_type(&self, typ: Option<&str>) -> bool {
-        let Some(typ) = typ else {
-            return self.type_may_be_absent;
-        };
-        let name = match typ.split_at_checked("application/".len()) {
-            Some((prefix, name)) if prefix.eq_ignore_ascii_case("application/") => name,
-            _ => typ,
-        };
-        self.types.iter().any(|accepted| name.eq_ignore_ascii_case(accepted))
-    }
-}
-
-const AUTH0: Profile = Profile {
-    algorithms: &[Algorithm::Rs256, Algorithm::Ps256],
-    types: &["jwt", "at+jwt"],
-    type_may_be_absent: false,
-    required: &[],
-    client: &["azp", "client_id"],
-    scope_array: None,
-    permissions: Some("permissions"),
-    roles: None,
-    tenant: Some("org_id"),
-    kind: KindRule::Auth0,
-};
-
-const RFC9068: Profile = Profile {
-    algorithms: &Algorithm::ALL,
-    types: &["at+jwt"],
-    type_may_be_absent: false,
-    required: &["client_id", "iat", "jti"],
-    client: &["client_id"],
-    scope_array: None,
-    permissions: None,
-    roles: Some("roles"),
-    tenant: None,
-    kind: KindRule::SubjectIsClient,
-};
-
-const OAUTH: Profile = Profile {
-    algorithms: &Algorithm::ALL,
-    types: &["at+jwt", "jwt"],
-    type_may_be_absent: true,
-    required: &[],
-    client: &["client_id", "azp"],
-    scope_array: Some("scp"),
-    permissions: None,
-    roles: Some("roles"),
-    tenant: None,
-    kind: KindRule::SubjectIsClient,
-};
 
 fn check_domain(domain: &str) -> Result<(), ConfigError> {
     let is_label = |label: &str| {
@@ -447,34 +359,5 @@ mod tests {
     fn keys_from_the_network_need_their_feature() {
         let error = Issuer::oauth("https://login.example", "api").into_parts().map(|_| ()).unwrap_err();
         assert!(matches!(error, ConfigError::FeatureMissing { feature: "remote-jwks", .. }), "{error}");
-    }
-
-    #[test]
-    fn each_kind_of_issuer_has_its_own_typ_rule() {
-        let table = [
-            (None, [false, false, true]),
-            (Some("at+jwt"), [true, true, true]),
-            (Some("AT+JWT"), [true, true, true]),
-            (Some("application/at+jwt"), [true, true, true]),
-            (Some("Application/AT+jwt"), [true, true, true]),
-            (Some("JWT"), [true, false, true]),
-            (Some("jwt"), [true, false, true]),
-            (Some(""), [false, false, false]),
-            (Some("application/"), [false, false, false]),
-            (Some("application/application/at+jwt"), [false, false, false]),
-            (Some("text/at+jwt"), [false, false, false]),
-            (Some("at+jwt "), [false, false, false]),
-            (Some("id_token+jwt"), [false, false, false]),
-            (Some("dpop+jwt"), [false, false, false]),
-            (Some("logout+jwt"), [false, false, false]),
-            (Some("secevent+jwt"), [false, false, false]),
-            (Some("txntoken+jwt"), [false, false, false]),
-            (Some("JOSE"), [false, false, false]),
-        ];
-        for (typ, [auth0, rfc9068, oauth]) in table {
-            assert_eq!(AUTH0.accepts_type(typ), auth0, "auth0 {typ:?}");
-            assert_eq!(RFC9068.accepts_type(typ), rfc9068, "rfc9068 {typ:?}");
-            assert_eq!(OAUTH.accepts_type(typ), oauth, "oauth {typ:?}");
-        }
     }
 }
