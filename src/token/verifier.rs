@@ -1,10 +1,12 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
+use serde_json::{Map, Value};
+
 use super::{AccessToken, Claimed, Issuer, TokenError, VerifiedToken, issuer::Expectations, jws::Jws, verified::Parts};
 use crate::{
     ConfigError,
     health::Health,
-    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyErrorKind, Lookup},
+    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, JwkSet, KeyErrorKind, Lookup},
     principal::{Audience, IssuerId},
     time::{Clock, SystemClock, UnixTime},
 };
@@ -71,12 +73,13 @@ impl Verifier {
     ///
     /// [`TokenError`], the first that applies in the order of its variants.
     pub async fn verify(&self, token: &AccessToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        let candidate = self.0.examine(token)?;
+        let mut buffer = Vec::new();
+        let candidate = self.0.examine(token, &mut buffer)?;
         let kid = candidate.kid();
         let keys = &candidate.issuer.keys;
         let keys = match keys.lookup(kid, candidate.algorithm) {
             Lookup::Wait => {
-                keys.refresh(candidate.jws.header.kid.clone()).await;
+                keys.refresh(kid.map(Into::into)).await;
                 keys.lookup_settled(kid, candidate.algorithm)
             }
             settled => settled,
@@ -93,7 +96,8 @@ impl Verifier {
     /// Verifies a token at once; `None` when keys have to be waited for, which [`verify`](Self::verify) does.
     #[must_use]
     pub fn verify_now(&self, token: &AccessToken, now: UnixTime) -> Option<Result<VerifiedToken, TokenError>> {
-        let candidate = match self.0.examine(token) {
+        let mut buffer = Vec::new();
+        let candidate = match self.0.examine(token, &mut buffer) {
             Ok(candidate) => candidate,
             Err(error) => return Some(Err(error)),
         };
@@ -147,29 +151,26 @@ impl fmt::Debug for Verifier {
 }
 
 impl Trust {
-    /// Everything that needs no key.
-    fn examine<'a>(&'a self, token: &'a AccessToken) -> Result<Candidate<'a>, TokenError> {
-        let token = token.as_bytes();
-        if token.len() > self.max_token_size {
-            return Err(TokenError::TooLong { limit: self.max_token_size });
-        }
-        let jws = Jws::parse(token)?;
-        let claimed = jws.claims.get("iss").and_then(|claimed| claimed.as_str());
+    /// Everything that needs no key. The candidate borrows the token and the buffer that it is decoded into.
+    fn examine<'a>(&self, token: &'a AccessToken, buffer: &'a mut Vec<u8>) -> Result<Candidate<'a>, TokenError> {
+        let jws = Jws::parse(token.as_bytes(), self.max_token_size, buffer)?;
+        let claims = jws.claims()?;
+        let claimed = claims.get("iss").and_then(|claimed| claimed.as_str());
         let (id, issuer) =
             claimed.and_then(|claimed| self.by_id.get_key_value(claimed)).ok_or(TokenError::UnknownIssuer)?;
         let expectations = &issuer.expectations;
         if !expectations.profile.accepts_type(jws.header.typ.as_deref()) {
             return Err(TokenError::Type);
         }
-        let algorithm = Algorithm::from_name(&jws.header.alg).filter(|named| expectations.algorithms.contains(named));
-        let algorithm = algorithm.ok_or(TokenError::Algorithm)?;
-        Ok(Candidate { jws, id: id.clone(), issuer: Arc::clone(issuer), algorithm })
+        let algorithm = jws.algorithm(&expectations.algorithms)?;
+        Ok(Candidate { jws, claims, id: id.clone(), issuer: Arc::clone(issuer), algorithm })
     }
 }
 
 /// A token in good form that names one of our issuers. Its signature is not verified yet.
 struct Candidate<'a> {
     jws: Jws<'a>,
+    claims: Map<String, Value>,
     /// The one of its names that the token gives.
     id: IssuerId,
     issuer: Arc<Trusted>,
@@ -183,10 +184,10 @@ impl Candidate<'_> {
 
     /// The signature before any claim: of a forged token it matters not whether it has expired.
     fn verify(self, keys: &JwkSet, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        let key = self.signing_key(keys)?.clone();
+        let key = self.jws.signing_key(self.algorithm, keys)?.clone();
         let expectations = &self.issuer.expectations;
         let thumbprint = self.jws.segments.thumbprint();
-        let accepted = expectations.accept(&self.id, &self.jws.claims, now, &thumbprint)?;
+        let accepted = expectations.accept(&self.id, &self.claims, now, &thumbprint)?;
         Ok(VerifiedToken::from_verification(Parts {
             principal: accepted.principal,
             issuer: self.id,
@@ -198,19 +199,8 @@ impl Candidate<'_> {
             thumbprint,
             key_id: key.kid().cloned(),
             key_thumbprint: key.thumbprint().clone(),
-            claims: self.jws.claims,
+            claims: self.claims,
         }))
-    }
-
-    fn signing_key<'k>(&'k self, keys: &'k JwkSet) -> Result<&'k Jwk, TokenError> {
-        let mut refusal = TokenError::UnknownKey;
-        for key in keys.candidates(self.kid(), self.algorithm) {
-            if key.verify(self.algorithm, self.jws.segments.signing_input(), &self.jws.signature) {
-                return Ok(key);
-            }
-            refusal = TokenError::Signature;
-        }
-        Err(refusal)
     }
 }
 
@@ -304,7 +294,7 @@ mod tests {
     use async_trait::async_trait;
     use proptest::prelude::*;
     use serde::Deserialize;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::{
