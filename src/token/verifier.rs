@@ -6,6 +6,7 @@ use crate::{
     health::Health,
     key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyErrorKind, Lookup},
     principal::{Audience, IssuerId},
+    revocation::{Presented, RevocationList},
     time::{Clock, SystemClock, UnixTime},
 };
 
@@ -18,9 +19,10 @@ use crate::{
 /// 3. `typ` and `alg` against what that issuer may use;
 /// 4. the signature, under a key of that issuer that is meant for that algorithm;
 /// 5. every claim that is used: its form, then `aud`, the kind of token, `exp`, `nbf`, `iat` and the life in between;
-/// 6. that the token is not bound to a key (`cnf`), because nothing here proves its possession.
+/// 6. that the token is not bound to a key (`cnf`), because nothing here proves its possession;
+/// 7. that nobody revoked it, where there is a [`RevocationList`].
 ///
-/// What it leaves to the caller: scope, policy, revocation, and whether this tenant, client or subject is welcome.
+/// What it leaves to the caller: scope, policy, and whether this tenant, client or subject is welcome.
 ///
 /// Cheap to clone; clones share their keys. Works without HTTP:
 ///
@@ -45,6 +47,7 @@ struct Trust {
     /// By every `iss` that one of them writes.
     by_id: HashMap<IssuerId, Arc<Trusted>>,
     max_token_size: usize,
+    revocations: Option<RevocationList>,
 }
 
 struct Trusted {
@@ -60,7 +63,12 @@ impl Verifier {
     }
 
     pub(crate) fn builder_of(issuers: Vec<Issuer>) -> VerifierBuilder {
-        VerifierBuilder { issuers, clock: Arc::new(SystemClock), max_token_size: DEFAULT_TOKEN_SIZE }
+        VerifierBuilder {
+            issuers,
+            clock: Arc::new(SystemClock),
+            max_token_size: DEFAULT_TOKEN_SIZE,
+            revocations: None,
+        }
     }
 
     /// Verifies a token as of `now`, and waits for the issuer's keys where that may bring the one that is missing.
@@ -82,7 +90,7 @@ impl Verifier {
             settled => settled,
         };
         match keys {
-            Lookup::Keys(keys) => candidate.verify(&keys, now),
+            Lookup::Keys(keys) => self.0.verify(candidate, &keys, now),
             Lookup::Unknown => Err(TokenError::UnknownKey),
             Lookup::Unavailable(kind) => Err(TokenError::KeysUnavailable(kind)),
             // A settled look-up never asks to wait again; should it, then we have no keys.
@@ -98,7 +106,7 @@ impl Verifier {
             Err(error) => return Some(Err(error)),
         };
         match candidate.issuer.keys.lookup(candidate.kid(), candidate.algorithm) {
-            Lookup::Keys(keys) => Some(candidate.verify(&keys, now)),
+            Lookup::Keys(keys) => Some(self.0.verify(candidate, &keys, now)),
             Lookup::Unknown => Some(Err(TokenError::UnknownKey)),
             Lookup::Unavailable(kind) => Some(Err(TokenError::KeysUnavailable(kind))),
             Lookup::Wait => None,
@@ -165,6 +173,31 @@ impl Trust {
         let algorithm = algorithm.ok_or(TokenError::Algorithm)?;
         Ok(Candidate { jws, id: id.clone(), issuer: Arc::clone(issuer), algorithm })
     }
+
+    /// Everything that needs a key, and then what no earlier verification of the same token can answer.
+    fn verify(&self, candidate: Candidate<'_>, keys: &JwkSet, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+        let issuer = Arc::clone(&candidate.issuer);
+        let token = candidate.verify(keys, now)?;
+        self.admit(&issuer, token, now)
+    }
+
+    /// Asked of every token on every request. Whoever remembers verified tokens remembers what comes in here, never what comes out: a
+    /// token that was revoked since must not be let in from memory.
+    fn admit(&self, issuer: &Trusted, token: VerifiedToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+        let Some(revocations) = &self.revocations else {
+            return Ok(token);
+        };
+        let presented = Presented {
+            issuers: &issuer.expectations.ids,
+            thumbprint: token.thumbprint(),
+            token_id: token.token_id(),
+            subject: token.principal().subject(),
+            client: token.principal().client(),
+            session: token.session_id(),
+            issued_at: token.issued_at(),
+        };
+        if revocations.refuses(&presented, now) { Err(TokenError::Revoked) } else { Ok(token) }
+    }
 }
 
 /// A token in good form that names one of our issuers. Its signature is not verified yet.
@@ -192,6 +225,7 @@ impl Candidate<'_> {
             issuer: self.id,
             audience: accepted.audience,
             token_id: accepted.token_id,
+            session_id: accepted.session_id,
             expires_at: accepted.expires_at,
             not_before: accepted.not_before,
             issued_at: accepted.issued_at,
@@ -219,6 +253,7 @@ pub struct VerifierBuilder {
     issuers: Vec<Issuer>,
     clock: Arc<dyn Clock>,
     max_token_size: usize,
+    revocations: Option<RevocationList>,
 }
 
 impl VerifierBuilder {
@@ -245,13 +280,20 @@ impl VerifierBuilder {
         self
     }
 
+    /// Refuses what is on this list, which others may go on filling. Default none: a token is good until it expires.
+    #[must_use]
+    pub fn with_revocations(mut self, revocations: RevocationList) -> Self {
+        self.revocations = Some(revocations);
+        self
+    }
+
     /// Checks the configuration and starts to load keys.
     ///
     /// # Errors
     ///
     /// [`ConfigError`] names the field at fault: an issuer that is no https URL (http is for loopback alone) or is configured twice, a
-    /// blank audience, no algorithm, leeway over 120 s, no lifetime, a token size out of bounds, a feature that is missing; for keys
-    /// that come over the network also the lack of a Tokio runtime.
+    /// blank audience, no algorithm, leeway over 120 s, no lifetime, one that is longer than the list of revocations is good for, a
+    /// token size out of bounds, a feature that is missing; for keys that come over the network also the lack of a Tokio runtime.
     pub fn build(self) -> Result<Verifier, ConfigError> {
         if !IS_CRYPTO_AVAILABLE {
             return Err(ConfigError::FeatureMissing { field: "verifier".into(), feature: "aws-lc-rs" });
@@ -265,6 +307,7 @@ impl VerifierBuilder {
         for issuer in self.issuers {
             let name = issuer.url().to_owned();
             let (expectations, source) = issuer.into_parts()?;
+            check_lifetime(&expectations, self.revocations.as_ref())?;
             let keys = Cache::builder(source).with_name(name).build(Arc::clone(&self.clock))?;
             let trusted = Arc::new(Trusted { expectations, keys });
             for id in &trusted.expectations.ids {
@@ -275,7 +318,12 @@ impl VerifierBuilder {
             }
             issuers.push(trusted);
         }
-        Ok(Verifier(Arc::new(Trust { issuers, by_id, max_token_size: self.max_token_size })))
+        Ok(Verifier(Arc::new(Trust {
+            issuers,
+            by_id,
+            max_token_size: self.max_token_size,
+            revocations: self.revocations,
+        })))
     }
 }
 
@@ -285,6 +333,17 @@ impl fmt::Debug for VerifierBuilder {
             .field("issuers", &self.issuers)
             .field("max_token_size", &self.max_token_size)
             .finish_non_exhaustive()
+    }
+}
+
+/// A revocation that is forgotten before its tokens have expired would let them in again.
+fn check_lifetime(expectations: &Expectations, revocations: Option<&RevocationList>) -> Result<(), ConfigError> {
+    match revocations.map(RevocationList::max_lifetime) {
+        Some(covered) if covered < expectations.max_lifetime => {
+            let remedy = format!("raise it to {:?}, the longest life of an issuer's tokens", expectations.max_lifetime);
+            Err(ConfigError::invalid("revocations.max_lifetime", format!("{covered:?}"), remedy))
+        }
+        _ => Ok(()),
     }
 }
 
