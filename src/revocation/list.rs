@@ -104,7 +104,7 @@ impl RevocationList {
             changes.first_end = changes.first_end.into_iter().chain([entry.end]).min();
             return Ok(());
         }
-        self.0.make_room(&mut changes, 1, 0, now)?;
+        self.0.make_room(&mut changes, 1, None, now)?;
         changes.first_end = changes.first_end.into_iter().chain([entry.end]).min();
         // Counted first: whoever looks up skips a list that holds nothing.
         self.0.held.fetch_add(1, Ordering::SeqCst);
@@ -187,9 +187,7 @@ impl RevocationList {
         let ends = entries.values().map(|entry| entry.end).min();
 
         let mut changes = self.0.changes();
-        let replaced = self.0.fed_by(feed);
-        self.0.make_room(&mut changes, added, replaced, now)?;
-        // Room may have been made in what is being replaced.
+        self.0.make_room(&mut changes, added, Some(feed), now)?;
         let replaced = self.0.fed_by(feed);
         changes.first_end = changes.first_end.into_iter().chain(ends).min();
         let mut fed: Vec<_> = self.0.fed.load().iter().filter(|fed| fed.name != *feed).cloned().collect();
@@ -212,15 +210,18 @@ impl Shared {
         self.fed.load().iter().filter(|fed| fed.name == *feed).map(|fed| fed.entries.len()).sum()
     }
 
-    /// Makes sure that so many entries fit once others have gone.
+    /// Makes sure that so many entries fit, once those of the feed have gone.
     fn make_room(
         &self,
         changes: &mut Changes,
         added: usize,
-        replaced: usize,
+        feed: Option<&Arc<str>>,
         now: UnixTime,
     ) -> Result<(), RevocationError> {
-        let fits = |limit| self.held.load(Ordering::SeqCst).saturating_sub(replaced).saturating_add(added) <= limit;
+        let fits = |limit| {
+            let replaced = feed.map_or(0, |feed| self.fed_by(feed));
+            self.held.load(Ordering::SeqCst).saturating_sub(replaced).saturating_add(added) <= limit
+        };
         if !fits(changes.sweep_at) && changes.first_end.is_some_and(|end| end <= now) {
             self.sweep(changes, now);
         }
@@ -301,3 +302,6 @@ const DEFAULT_CAPACITY: usize = 100_000;
 const MAX_CAPACITY: usize = 1_000_000;
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 const FIRST_SWEEP: usize = 1024;
+
+#[cfg(test)]
+mod tests;

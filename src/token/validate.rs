@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     principal::{
-        Actor, Audience, Authentication, ClientId, IssuerId, Parts, Principal, PrincipalKind, Proof, SessionId, Subject,
-        TenantId, Thumbprint, TokenId,
+        Actor, Audience, Authentication, ClientId, IssuerId, Parts, Principal, PrincipalKind, Proof, SessionId,
+        Subject, TenantId, Thumbprint, TokenId,
     },
     scope::{Scope, ScopeToken},
     time::UnixTime,

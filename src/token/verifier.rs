@@ -63,12 +63,7 @@ impl Verifier {
     }
 
     pub(crate) fn builder_of(issuers: Vec<Issuer>) -> VerifierBuilder {
-        VerifierBuilder {
-            issuers,
-            clock: Arc::new(SystemClock),
-            max_token_size: DEFAULT_TOKEN_SIZE,
-            revocations: None,
-        }
+        VerifierBuilder { issuers, clock: Arc::new(SystemClock), max_token_size: DEFAULT_TOKEN_SIZE, revocations: None }
     }
 
     /// Verifies a token as of `now`, and waits for the issuer's keys where that may bring the one that is missing.
@@ -368,6 +363,8 @@ mod tests {
     use super::*;
     use crate::{
         key::{KeyError, KeySource, LoadRequest, LoadedKeys},
+        principal::{ClientId, SessionId, Subject, TokenId},
+        revocation::Revocation,
         token::test_tokens::{
             NOW, base64url, header, now, public_bytes, public_key, public_keys, seal, sign, token, with,
         },
@@ -639,6 +636,62 @@ mod tests {
         for (name, builder, field) in table {
             assert_eq!(builder.build().unwrap_err().field(), field, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_revoked_token_is_refused_whatever_it_was_revoked_by() {
+        let claims = with(&claims(), json!({"client_id": "c1", "sid": "s1", "iat": NOW - 60}));
+        let good = token(&claims);
+        let issuer = IssuerId::new(ISSUER);
+        let (verified, before) = (verifier().verify_now(&good, now()).unwrap().unwrap(), now());
+        assert_eq!(verified.session_id().map(SessionId::as_str), Some("s1"));
+        for revocation in [
+            Revocation::token_id(&issuer, &TokenId::new("j1")),
+            Revocation::thumbprint(verified.thumbprint()),
+            Revocation::subject(&issuer, &Subject::new("u1"), before),
+            Revocation::client(&issuer, &ClientId::new("c1"), before),
+            Revocation::session(&issuer, &SessionId::new("s1"), before),
+        ] {
+            let revocations = RevocationList::new();
+            let verifier = Verifier::builder(self::issuer()).with_revocations(revocations.clone()).build().unwrap();
+            assert_eq!(refused(&verifier, &good), None);
+            revocations.revoke(&revocation, now()).unwrap();
+            assert_eq!(refused(&verifier, &good), Some(TokenError::Revoked), "{revocation:?}");
+            assert_eq!(verifier.verify(&good, now()).await.err(), Some(TokenError::Revoked), "{revocation:?}");
+            let other = with(&claims, json!({"jti": "j2", "sub": "u2", "client_id": "c2", "sid": "s2"}));
+            assert_eq!(refused(&verifier, &token(&other)), None, "{revocation:?}");
+            assert!(revocations.forget(&revocation));
+            assert_eq!(refused(&verifier, &good), None);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_token_otherwise_is_said_before_that_it_was_revoked() {
+        let revocations = RevocationList::new();
+        let verifier = Verifier::builder(issuer()).with_revocations(revocations.clone()).build().unwrap();
+        let subject = Revocation::subject(&IssuerId::new(ISSUER), &Subject::new("u1"), now());
+        revocations.revoke(&subject, now()).unwrap();
+        for (name, changes, expected) in [
+            ("in order, without `iat`", json!({}), TokenError::Revoked),
+            ("issued before", json!({"iat": NOW - 1}), TokenError::Revoked),
+            ("expired", json!({"exp": NOW - 60}), TokenError::Expired),
+            ("bound", json!({"cnf": {"jkt": "x"}}), TokenError::Bound),
+            ("for somebody else", json!({"aud": "https://other.example"}), TokenError::Audience),
+        ] {
+            assert_eq!(refused(&verifier, &token(&with(&claims(), changes))), Some(expected), "{name}");
+        }
+        assert_eq!(refused(&verifier, &token(&with(&claims(), json!({"iat": NOW})))), None, "issued since");
+    }
+
+    #[test]
+    fn a_list_that_forgets_sooner_than_tokens_expire_does_not_build() {
+        let hour = Duration::from_secs(3600);
+        let list = || RevocationList::builder().with_max_lifetime(hour).build().unwrap();
+        let build = |issuer: Issuer| Verifier::builder(issuer).with_revocations(list()).build().map(drop);
+        let error = build(issuer()).unwrap_err();
+        assert_eq!(error.field(), "revocations.max_lifetime");
+        assert!(error.to_string().contains("86400s"), "{error}");
+        assert!(build(issuer().with_max_lifetime(hour)).is_ok());
     }
 
     #[cfg(not(any(feature = "aws-lc-rs", feature = "rust-crypto")))]

@@ -365,6 +365,7 @@ mod tests {
     use super::*;
     use crate::{
         policy::{Effect, PolicyErrorKind},
+        revocation::RevocationList,
         testing::policy_input,
     };
 
@@ -533,6 +534,37 @@ mod tests {
             let message = builder.build().unwrap_err().to_string();
             assert!(message.contains(expected), "{what}: {message}");
         }
+    }
+
+    #[test]
+    fn data_feed_the_revocations_or_there_is_no_engine() {
+        let list = RevocationList::builder().with_capacity(2).build().unwrap();
+        let build = |data: serde_json::Value| {
+            let builder = Rego::builder().add_source("authz.rego", "package authz\ndecision := true").add_data(&data);
+            builder.with_revocations(list.feed("policy")).build().map(drop).map_err(|error| format!("{error:?}"))
+        };
+        let of = |subjects: &[&str]| {
+            let entry = |name| json!({"issuer": "i", "subject": name, "not_before": 4_000_000_000_u64});
+            json!({"portcullis": {"revocations": {"entries": subjects.iter().map(entry).collect::<Vec<_>>()}}})
+        };
+        build(of(&["a", "b"])).unwrap();
+        assert_eq!(list.len(), 2);
+        for (data, expected) in [
+            (of(&["a", "b", "canary"]), "Full"),
+            (of(&[" "]), "index: 0, field: \"subject\""),
+            (json!({"portcullis": {"revocations": ["canary"]}}), "no JSON object"),
+            (json!({"portcullis": "canary"}), "policy.rego.revocations"),
+        ] {
+            let error = build(data).unwrap_err();
+            assert!(error.contains(expected) && !error.contains("canary"), "{error}");
+            assert_eq!(list.len(), 2, "a wrong document changes nothing");
+        }
+        build(json!({"portcullis": {"other": 1}})).unwrap();
+        assert_eq!(list.len(), 2, "no document, no change");
+        build(of(&["c"])).unwrap();
+        assert_eq!(list.len(), 1, "a newer document replaces the earlier one");
+        build(of(&[])).unwrap();
+        assert!(list.is_empty());
     }
 
     #[test]
