@@ -5,6 +5,7 @@
 
 mod raw_h2;
 mod section_5;
+mod section_7;
 mod section_9;
 
 use std::{
