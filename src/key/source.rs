@@ -104,6 +104,22 @@ pub enum KeyErrorKind {
     InvalidDocument,
 }
 
+impl KeyErrorKind {
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::InvalidDocument => "invalid document",
+        }
+    }
+}
+
+impl fmt::Display for KeyErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
 impl KeyError {
     /// The source cannot be reached, or answered with an error.
     pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
