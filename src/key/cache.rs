@@ -560,6 +560,28 @@ mod tests {
         }
     }
 
+    /// Who reads it next, and has set the trap, has read the time when `reached` ends and goes on when `released` is told so.
+    struct Trapped {
+        clock: Stopped,
+        trap: Mutex<Option<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>>,
+    }
+
+    impl Clock for Trapped {
+        fn now(&self) -> UnixTime {
+            self.clock.now()
+        }
+
+        fn elapsed(&self) -> Duration {
+            let now = self.clock.elapsed();
+            let trap = self.trap.lock().unwrap().take();
+            if let Some((reached, released)) = trap {
+                reached.send(()).unwrap();
+                released.recv().unwrap();
+            }
+            now
+        }
+    }
+
     impl Stopped {
         fn advance(&self, seconds: u64) {
             self.0.fetch_add(seconds, Ordering::SeqCst);
@@ -761,6 +783,76 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_kid_that_comes_too_soon_is_unknown_at_once_and_loaded_behind_by_whoever_comes_next() {
+        let stage = Stage::open(&[Keys(&["a"]), Keys(&["a", "b"]), Keys(&["a"])]).await;
+        stage.clock.advance(29);
+        assert_eq!(stage.look("b"), "Unknown");
+        for _ in 0..1_000 {
+            assert_eq!((stage.look("b"), stage.look("a")), ("Unknown".to_owned(), "keys".to_owned()));
+        }
+        stage.landed().await;
+        assert_eq!(stage.source.loads(), 1);
+        stage.clock.advance(1);
+        assert_eq!(stage.look("a"), "keys", "a known kid, which waits for nothing");
+        stage.landed().await;
+        assert_eq!((stage.source.loads(), stage.look("b")), (2, "keys".to_owned()));
+        assert_eq!(*stage.source.kids.lock().unwrap(), [None, None], "no text of a token is kept");
+        assert_eq!(stage.cache.metrics().unknown_kid_fetches, 1);
+        stage.clock.advance(100);
+        assert_eq!(stage.look("a"), "keys");
+        stage.landed().await;
+        assert_eq!(stage.source.loads(), 2, "a wish is fulfilled once");
+    }
+
+    #[tokio::test]
+    async fn who_must_wait_for_the_load_that_was_wished_for_starts_it_and_names_its_kid() {
+        let stage = Stage::open(&[Keys(&["a"])]).await;
+        assert_eq!(stage.look("x"), "Unknown");
+        stage.clock.advance(30);
+        assert_eq!(stage.ask("x").await, "Unknown");
+        assert_eq!(stage.source.kids.lock().unwrap()[1].as_deref(), Some("x"));
+        for _ in 0..59 {
+            stage.clock.advance(1);
+            assert_eq!((stage.ask("x").await, stage.look("a")), ("Unknown".to_owned(), "keys".to_owned()));
+        }
+        stage.landed().await;
+        assert_eq!(stage.source.loads(), 2, "what is known to be absent is no reason to ask again");
+    }
+
+    /// One request holds the right to load for the moment in which it finds that it came too soon. It has read the clock just before the
+    /// edge of the floor; another, just after it, meets the hold, and the end of that must not count as its load.
+    #[tokio::test]
+    async fn who_meets_anothers_vain_try_at_the_edge_of_the_floor_still_gets_a_load() {
+        let clock = Arc::new(Trapped { clock: Stopped(AtomicU64::new(0)), trap: Mutex::default() });
+        let answers = Mutex::new(VecDeque::from([Keys(&["a"]), Keys(&["a", "b"])]));
+        let source = Arc::new(Script { answers, gate: Semaphore::new(1_000), kids: Mutex::default() });
+        let cache = Cache::builder(Arc::clone(&source) as _).build(Arc::clone(&clock) as _).unwrap();
+        while cache.loading.load(Ordering::SeqCst) {
+            yield_now().await;
+        }
+        clock.clock.advance(29);
+        let (reached, is_reached) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel();
+        *clock.trap.lock().unwrap() = Some((reached, released));
+        let early = {
+            let cache = Arc::clone(&cache);
+            std::thread::spawn(move || cache.start(Some("early".into())))
+        };
+        is_reached.recv().unwrap();
+        clock.clock.advance(1);
+        let mut late = Box::pin(ask(Arc::clone(&cache), "b".to_owned()));
+        assert!(poll_once(&mut late).is_pending(), "it waits for what it takes for a load");
+        release.send(()).unwrap();
+        assert!(!early.join().unwrap());
+        assert_eq!(late.await, "keys");
+        assert_eq!(source.loads(), 2);
+    }
+
+    fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Output> {
+        std::pin::Pin::new(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+    }
+
+    #[tokio::test]
     async fn keys_are_refreshed_ahead_while_the_old_ones_serve() {
         let stage = Stage::open(&[Keys(&["a"]), Keys(&["a", "b"])]).await;
         stage.clock.advance(479);
@@ -900,6 +992,96 @@ mod tests {
         assert_eq!(runtime().block_on(stage.ask("a")), "keys", "stale, because loading fails");
         stage.clock.advance(4_200);
         assert_eq!(runtime().block_on(stage.ask("a")), "Unavailable(Unavailable)");
+    }
+
+    const SEEDED: &str = "https://login.example/";
+
+    /// A cache of another process has left a seed of these keys `age` seconds ago.
+    async fn seeded(kids: &'static [&'static str], age: u64, answers: &[Answer]) -> (Stage, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        let seed = |builder: CacheBuilder| builder.with_name(SEEDED).with_seed(&path);
+        let before = Stage::closed(&[Keys(kids)], seed);
+        before.source.gate.add_permits(1);
+        while !path.exists() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let earlier = (1_800_000_000 - age).to_string();
+        std::fs::write(&path, text.replace("1800000000", &earlier)).unwrap();
+        (Stage::closed(answers, seed), folder)
+    }
+
+    #[tokio::test]
+    async fn a_seed_serves_only_once_a_load_has_failed_and_only_to_its_own_end() {
+        let (stage, _folder) = seeded(&["a"], 4_000, &[Fails(KeyErrorKind::Unavailable)]).await;
+        assert_eq!(stage.look("a"), "Wait", "the first load is waited for");
+        assert!(matches!(stage.cache.health(), Health::Unavailable(_)));
+        stage.source.gate.add_permits(1_000);
+        assert_eq!(stage.ask("a").await, "keys");
+        assert!(matches!(stage.cache.health(), Health::Degraded(_)));
+        assert_eq!(stage.look("b"), "Unavailable(Unavailable)", "it may have been rotated since");
+        for now in 1..=300 {
+            stage.clock.advance(1);
+            let found = stage.ask("a").await;
+            assert_eq!(found == "keys", now < 200, "{now}: {found}");
+            stage.landed().await;
+        }
+        let metrics = stage.cache.metrics();
+        assert_eq!((metrics.seed_answers, metrics.stale_answers), (200, 200));
+        assert_eq!(metrics.age, Some(Duration::from_secs(4_300)));
+        assert!(!metrics.is_stale);
+    }
+
+    #[tokio::test]
+    async fn a_seed_is_never_preferred_to_the_issuer() {
+        let (stage, folder) = seeded(&["a"], 0, &[Keys(&["b"])]).await;
+        stage.source.gate.add_permits(1_000);
+        assert_eq!(stage.ask("a").await, "Unknown", "withdrawn since");
+        assert_eq!(stage.look("b"), "keys");
+        assert_eq!(stage.cache.metrics().seed_answers, 0);
+        let path = folder.path().join("keys.json");
+        let written = || std::fs::read_to_string(&path).unwrap_or_default().contains("\"b\"");
+        while !written() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn metrics_count_what_happens() {
+        let stage = Stage::open(&[Keys(&["a", "b"]), Keys(&["a"]), Fails(KeyErrorKind::Timeout)]).await;
+        let first = Metrics { fetches: 1, keys: 2, age: Some(Duration::ZERO), ..Metrics::default() };
+        assert_eq!(stage.cache.metrics(), first);
+        assert_eq!((stage.look("a"), stage.look("x")), ("keys".to_owned(), "Unknown".to_owned()));
+        stage.clock.advance(30);
+        assert_eq!(stage.ask("x").await, "Unknown");
+        let second = Metrics { fetches: 2, unknown_kid_fetches: 1, unknown_kid_answers: 2, keys: 1, ..first };
+        assert_eq!(stage.cache.metrics(), second);
+        stage.clock.advance(600);
+        assert_eq!((stage.ask("a").await, stage.look("a")), ("keys".to_owned(), "keys".to_owned()));
+        let third = Metrics {
+            fetches: 3,
+            failures: 1,
+            stale_answers: 2,
+            age: Some(Duration::from_secs(600)),
+            consecutive_failures: 1,
+            is_stale: true,
+            ..second
+        };
+        assert_eq!(stage.cache.metrics(), third);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_keys_gets_them_or_the_kind_of_the_last_failure() {
+        let stage = Stage::closed(&[Fails(KeyErrorKind::Timeout)], |builder| builder);
+        let soon = Duration::from_millis(20);
+        assert_eq!(stage.cache.ready(soon).await, Err(KeyErrorKind::Timeout), "no load has ended");
+        stage.source.gate.add_permits(1);
+        assert_eq!(stage.cache.ready(soon).await, Err(KeyErrorKind::Timeout));
+        let stage = Stage::open(&[Fails(KeyErrorKind::Unavailable), Keys(&["a"])]).await;
+        assert_eq!(stage.cache.ready(soon).await, Err(KeyErrorKind::Unavailable), "in its backoff");
+        stage.clock.advance(1);
+        assert_eq!(stage.cache.ready(Duration::MAX).await, Ok(()));
     }
 
     /// A source that answers at once, with a lifetime or without.

@@ -379,6 +379,42 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn every_default_is_the_one_that_is_promised() {
+        let Settings { soft_lifetime, stale_limit, unknown_kid_floor, load_deadline, jitter: _ } = Settings::default();
+        let table = [
+            ("soft lifetime", soft_lifetime, 600),
+            ("least max-age", MIN_MAX_AGE, 60),
+            ("most max-age", MAX_MAX_AGE, 3_600),
+            ("stale after failure", stale_limit, 3_600),
+            ("unknown-kid floor", unknown_kid_floor, 30),
+            ("negative cache", ABSENT_FOR, 60),
+            ("first backoff", FIRST_BACKOFF, 1),
+            ("longest backoff", MAX_BACKOFF, 60),
+            // Discovery and key set, 3 s each.
+            ("whole load", load_deadline, 6),
+        ];
+        for (name, value, seconds) in table {
+            assert_eq!(value, Duration::from_secs(seconds), "{name}");
+        }
+        assert_eq!(MAX_ABSENT, 1_000);
+    }
+
+    #[test]
+    fn a_seed_is_never_fresh_and_ends_when_its_keys_are_too_old() {
+        let seed = Snapshot::seeded(set_of(&["a"]), Duration::from_secs(4_000), START, &settings());
+        assert_eq!(find(&seed, "a", at(0)), "Due");
+        assert!(seed.may_load(at(0)) && seed.wants_refresh(at(0)));
+        assert_eq!(seed.condition(at(0)), Condition::Loading);
+        let failed = seed.failed(KeyErrorKind::Timeout, at(199), &settings());
+        assert_eq!(find(&failed, "a", at(199)), "Seed");
+        assert_eq!(find(&failed, "a", at(200)), "Due");
+        assert_eq!(seed.holdings(at(10)), Some((Duration::from_secs(4_010), 1)));
+        assert!(seed.differs_from(&set_of(&["a"])), "the first load is always told of");
+        let old = Snapshot::seeded(set_of(&["a"]), Duration::MAX, START, &settings());
+        assert_eq!(find(&old.failed(KeyErrorKind::Timeout, at(0), &settings()), "a", at(0)), "Unavailable(Timeout)");
+    }
+
+    #[test]
     fn jitter_only_ever_makes_loads_earlier() {
         let early = Settings { jitter: || 1.0, ..Settings::default() };
         let keys = LoadedKeys::new(set_of(&["a"]));

@@ -136,6 +136,10 @@ impl KeyError {
         Self { kind: KeyErrorKind::InvalidDocument, source: source.into() }
     }
 
+    pub(crate) fn of(kind: KeyErrorKind, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { kind, source: source.into() }
+    }
+
     /// What kind of failure it is.
     #[must_use]
     pub const fn kind(&self) -> KeyErrorKind {
