@@ -1,4 +1,4 @@
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use super::{AccessToken, Claimed, Issuer, TokenError, VerifiedToken, issuer::Exp
 use crate::{
     ConfigError,
     health::Health,
-    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, JwkSet, KeyErrorKind, Lookup},
+    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, JwkSet, KeyError, KeyErrorKind, Lookup, Metrics},
     principal::{Audience, IssuerId},
     revocation::{Presented, RevocationList},
     time::{Clock, SystemClock, UnixTime},
@@ -131,6 +131,39 @@ impl Verifier {
             };
         }
         worst
+    }
+
+    /// What each issuer's key cache has done and holds, in the order of configuration: for whatever exports metrics. An issuer with
+    /// several names goes by its first.
+    pub fn key_metrics(&self) -> impl Iterator<Item = (&IssuerId, Metrics)> {
+        self.0.issuers.iter().filter_map(|issuer| Some((issuer.expectations.ids.first()?, issuer.keys.metrics())))
+    }
+
+    /// Waits until the keys of every issuer are there.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the first issuer without, when the deadline has passed.
+    pub(crate) async fn await_keys(&self, deadline: Duration) -> Result<(), ConfigError> {
+        let start = tokio::time::Instant::now();
+        for issuer in &self.0.issuers {
+            // The loads of all run from the start, each in its own task: waiting for one after the other takes no longer.
+            let left = deadline.saturating_sub(start.elapsed());
+            issuer.keys.ready(left).await.map_err(|kind| {
+                let remedy = format!(
+                    "its keys are not there after {deadline:?} ({kind}): see that this machine reaches the issuer and that its \
+                     URL is right, allow more time, or start without it (`build`) and answer 503 until they are there"
+                );
+                let name = issuer.expectations.ids.first().map(ToString::to_string).unwrap_or_default();
+                ConfigError::Unusable {
+                    field: "issuer.keys".into(),
+                    value: name,
+                    remedy: remedy.into(),
+                    source: KeyError::of(kind, "the log has the cause of each failure").into(),
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// The issuers whose tokens are accepted, in the order of configuration.
@@ -272,7 +305,8 @@ impl VerifierBuilder {
         self
     }
 
-    /// Checks the configuration and starts to load keys.
+    /// Checks the configuration and starts to load keys. An issuer that is away is no error: its tokens are answered
+    /// [`KeysUnavailable`](TokenError::KeysUnavailable) (503) until it is back. [`build_with_keys`](Self::build_with_keys) waits instead.
     ///
     /// # Errors
     ///
@@ -291,9 +325,14 @@ impl VerifierBuilder {
         let mut by_id = HashMap::new();
         for issuer in self.issuers {
             let name = issuer.url().to_owned();
+            let seed = issuer.key_seed().cloned();
             let (expectations, source) = issuer.into_parts()?;
             check_lifetime(&expectations, self.revocations.as_ref())?;
-            let keys = Cache::builder(source).with_name(name).build(Arc::clone(&self.clock))?;
+            let mut keys = Cache::builder(source).with_name(name);
+            if let Some(path) = seed {
+                keys = keys.with_seed(path);
+            }
+            let keys = keys.build(Arc::clone(&self.clock))?;
             let trusted = Arc::new(Trusted { expectations, keys });
             for id in &trusted.expectations.ids {
                 if by_id.insert(id.clone(), Arc::clone(&trusted)).is_some() {
@@ -309,6 +348,20 @@ impl VerifierBuilder {
             max_token_size: self.max_token_size,
             revocations: self.revocations,
         })))
+    }
+
+    /// As [`build`](Self::build), and waits until the keys of every issuer are there: for a service that must not start without them.
+    /// A load that fails is tried again, with the usual backoff, until the deadline. Keys of a seed
+    /// ([`Issuer::with_key_seed`]) count once the first load has failed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`build`](Self::build), and [`ConfigError::Unusable`] when the deadline has passed: it names the first issuer whose keys are
+    /// not there, the kind of the last failure, and the remedy.
+    pub async fn build_with_keys(self, deadline: Duration) -> Result<Verifier, ConfigError> {
+        let verifier = self.build()?;
+        verifier.await_keys(deadline).await?;
+        Ok(verifier)
     }
 }
 

@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{Report, Stack, warnings};
 use crate::{
@@ -160,7 +160,25 @@ impl StackBuilder {
         self
     }
 
-    /// Checks everything, and starts what works in the background.
+    /// As [`build`](Self::build), and first waits until the keys of every issuer are there, those of a
+    /// [`with_verifier`](Self::with_verifier) included: for a service that must not start without them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`build`](Self::build), and [`ConfigError::Unusable`] when the deadline has passed: it names the first issuer whose keys are
+    /// not there, the kind of the last failure, and the remedy.
+    pub async fn build_with_keys(mut self, deadline: Duration) -> Result<Stack, ConfigError> {
+        let verifier = match self.verifier.take() {
+            Some(verifier) => verifier,
+            None => Verifier::builder_of(std::mem::take(&mut self.issuers)).with_clock(Arc::clone(&self.clock)).build()?,
+        };
+        // Before anything else runs in the background, such as the audit trail.
+        verifier.await_keys(deadline).await?;
+        self.with_verifier(verifier).build()
+    }
+
+    /// Checks everything, and starts what works in the background. An issuer that is away is no error: calls with its tokens are
+    /// answered 503 until it is back.
     ///
     /// # Errors
     ///
