@@ -21,6 +21,7 @@ pub struct Jwk(Arc<Prepared>);
 
 struct Prepared {
     kid: Option<Arc<str>>,
+    issuer: Option<Arc<str>>,
     thumbprint: Thumbprint,
     /// One for each algorithm; never empty.
     verifying: Vec<VerifyingKey>,
@@ -45,6 +46,12 @@ impl Jwk {
     #[must_use]
     pub fn kid(&self) -> Option<&Arc<str>> {
         self.0.kid.as_ref()
+    }
+
+    /// `issuer`: the one issuer that the key signs for, where its set names one. Microsoft's does, with `{tenantid}` in the tenant's place.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&str> {
+        self.0.issuer.as_deref()
     }
 
     /// base64url(SHA-256) of the key's required members, [RFC 7638](https://www.rfc-editor.org/rfc/rfc7638): names the key whatever
@@ -91,11 +98,12 @@ impl Jwk {
             None => None,
             Some(name) => Some(Algorithm::from_name(name).ok_or("`alg` is not a supported signature algorithm")?),
         };
-        Self::prepare(members.kid.map(Into::into), algorithm, &key)
+        Self::prepare(members.kid.map(Into::into), members.issuer.map(Into::into), algorithm, &key)
     }
 
     pub(super) fn prepare(
         kid: Option<Arc<str>>,
+        issuer: Option<Arc<str>>,
         algorithm: Option<Algorithm>,
         key: &PublicKey,
     ) -> Result<Self, &'static str> {
@@ -116,7 +124,7 @@ impl Jwk {
         if verifying.is_empty() {
             return Err("the numbers are not those of a public key");
         }
-        Ok(Self(Arc::new(Prepared { kid, thumbprint: thumbprint(key), verifying })))
+        Ok(Self(Arc::new(Prepared { kid, issuer, thumbprint: thumbprint(key), verifying })))
     }
 }
 
@@ -219,7 +227,8 @@ impl Loaded {
             return Err("the set has 64 usable keys already");
         }
         // The same `kid` on two different keys is legal (RFC 7517 §4.5) and both stay; the same key twice would cost two attempts.
-        let is_repeated = |own: &Jwk| own.kid() == key.kid() && own.thumbprint() == key.thumbprint();
+        let is_repeated =
+            |own: &Jwk| own.kid() == key.kid() && own.issuer() == key.issuer() && own.thumbprint() == key.thumbprint();
         if self.keys.iter().any(is_repeated) {
             return Err("repeats a key of the set");
         }
@@ -255,6 +264,7 @@ struct Document<'a> {
 struct Members {
     kty: String,
     kid: Option<String>,
+    issuer: Option<String>,
     alg: Option<String>,
     #[serde(rename = "use")]
     usage: Option<String>,
