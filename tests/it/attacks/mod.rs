@@ -7,6 +7,7 @@ mod edge;
 mod forge;
 mod raw_h2;
 mod section_1;
+mod section_2;
 mod section_5;
 mod section_9;
 
