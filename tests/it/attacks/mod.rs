@@ -8,6 +8,7 @@ mod forge;
 mod raw_h2;
 mod section_1;
 mod section_2;
+mod section_4;
 mod section_5;
 mod section_9;
 
