@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     principal::{
-        Actor, Audience, Authentication, ClientId, IssuerId, Parts, Principal, PrincipalKind, Proof, Subject, TenantId,
-        Thumbprint, TokenId,
+        Actor, Audience, Authentication, ClientId, IssuerId, Parts, Principal, PrincipalKind, Proof, SessionId,
+        Subject, TenantId, Thumbprint, TokenId,
     },
     scope::{Scope, ScopeToken},
     time::UnixTime,
@@ -20,6 +20,7 @@ pub(super) struct Accepted {
     pub(super) principal: Principal,
     pub(super) audience: Audience,
     pub(super) token_id: Option<TokenId>,
+    pub(super) session_id: Option<SessionId>,
     pub(super) expires_at: UnixTime,
     pub(super) not_before: Option<UnixTime>,
     pub(super) issued_at: Option<UnixTime>,
@@ -50,6 +51,7 @@ impl Expectations {
         let not_before = claims.time("nbf")?;
         let issued_at = claims.time("iat")?;
         let token_id = claims.name("jti")?.map(TokenId::new);
+        let session_id = claims.name("sid")?.map(SessionId::new);
         let principal = self.principal(issuer, &claims, thumbprint)?;
 
         let audience = self.audiences.iter().find(|audience| audiences.contains(&audience.as_str()));
@@ -60,7 +62,7 @@ impl Expectations {
         if claims.0.contains_key("cnf") {
             return Err(TokenError::Bound);
         }
-        Ok(Accepted { principal, audience, token_id, expires_at, not_before, issued_at })
+        Ok(Accepted { principal, audience, token_id, session_id, expires_at, not_before, issued_at })
     }
 
     fn check_times(
@@ -328,7 +330,7 @@ const MAX_EXACT: u64 = 1 << 53;
 const MAX_ACTORS: usize = 5;
 
 /// The claims that are read here.
-const READ: [&str; 29] = [
+const READ: [&str; 30] = [
     "iss",
     "sub",
     "aud",
@@ -336,6 +338,7 @@ const READ: [&str; 29] = [
     "nbf",
     "iat",
     "jti",
+    "sid",
     "azp",
     "client_id",
     "scope",

@@ -1,6 +1,6 @@
 mod profile;
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
 
@@ -42,6 +42,7 @@ pub struct Issuer {
     max_lifetime: Duration,
     requires_token_id: bool,
     keys: Keys,
+    key_seed: Option<PathBuf>,
 }
 
 #[derive(Clone)]
@@ -97,6 +98,7 @@ impl Issuer {
             max_lifetime: Duration::from_secs(24 * 60 * 60),
             requires_token_id: false,
             keys: Keys::Discovery,
+            key_seed: None,
         }
     }
 
@@ -157,6 +159,20 @@ impl Issuer {
     pub fn with_jwks_url(mut self, url: impl Into<String>) -> Self {
         self.keys = Keys::Url(url.into());
         self
+    }
+
+    /// Keeps a copy of this issuer's public keys in a file, so that a restart while the issuer is away can verify. Default none.
+    ///
+    /// **Whoever can write this file can mint tokens**: what is believed of it, when, and for how long, stands at
+    /// [`CacheBuilder::with_seed`](crate::key::CacheBuilder::with_seed). One file for each issuer.
+    #[must_use]
+    pub fn with_key_seed(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key_seed = Some(path.into());
+        self
+    }
+
+    pub(super) fn key_seed(&self) -> Option<&PathBuf> {
+        self.key_seed.as_ref()
     }
 
     /// `iss` of the tokens, byte by byte.

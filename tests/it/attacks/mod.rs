@@ -10,6 +10,7 @@ mod section_1;
 mod section_2;
 mod section_4;
 mod section_5;
+mod section_7;
 mod section_9;
 
 use std::{

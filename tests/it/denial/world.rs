@@ -10,14 +10,20 @@ use portcullis::{
     axum::protect,
     denial::{Profile, SignInRedirect},
     policy::{Opa, PolicyBackend},
+    principal::TokenId,
+    revocation::{Revocation, RevocationList},
     rules::{Access, optional, scopes},
     scope::all_of,
     testing::TestIssuer,
+    time::{Clock as _, SystemClock},
 };
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
 
 use crate::support::{self, AUDIENCE, BySubject, Counter, Host};
+
+/// The id of a token that was revoked.
+pub const REVOKED: &str = "the-revoked-one";
 
 pub const SIGN_IN: &str = "https://login.acme.example/authorize";
 
@@ -57,9 +63,13 @@ impl World {
         let opa = Opa::builder(format!("http://{silent}")).with_deadline(Duration::from_millis(50)).build().unwrap();
         let policy: Arc<dyn PolicyBackend> = Arc::new(BySubject::with_stalled(Arc::new(opa)));
         let (memory, handled) = (Memory::new(), Counter::default());
+        let revocations = RevocationList::new();
+        let revoked = Revocation::token_id(&idp.issuer_id(), &TokenId::new(REVOKED));
+        revocations.revoke(&revoked, SystemClock.now()).unwrap();
         let stack =
             Stack::builder(Issuer::rfc9068(idp.url(), AUDIENCE), http_rules(Rulebook::Open), policy, memory.clone())
                 .add_issuer(Issuer::rfc9068(broken.url(), AUDIENCE))
+                .with_revocations(revocations)
                 .build()
                 .unwrap();
 
@@ -89,6 +99,7 @@ pub fn router(handled: &Counter) -> axum::Router {
         .route("/jobs/{id}", handler())
         .route("/report", handler())
         .route("/members", handler())
+        .route("/orgs/{org}", handler())
         .route("/forgotten", handler())
         .fallback(async move || fallback.count())
 }
@@ -99,6 +110,7 @@ pub fn http_rules(rulebook: Rulebook) -> Rules {
         .get("/jobs/{id}", scopes(all_of(["jobs:read"])))
         .get("/report", reports(rulebook))
         .get("/members", optional())
+        .get("/orgs/{org}", scopes(all_of(["jobs:read"])).with_tenant_param("org"))
 }
 
 pub fn grpc_rules(rulebook: Rulebook) -> Rules {
