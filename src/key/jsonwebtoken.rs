@@ -76,6 +76,7 @@ mod tests {
             ("modulus and exponent", Algorithm::Ps256, DecodingKey::from_rsa_raw_components(&modulus, &exponent)),
             ("P-256", Algorithm::Es256, DecodingKey::from_ec_der(&public_bytes(Algorithm::Es256))),
             ("P-384", Algorithm::Es384, DecodingKey::from_ec_der(&public_bytes(Algorithm::Es384))),
+            ("P-521", Algorithm::Es512, DecodingKey::from_ec_der(&public_bytes(Algorithm::Es512))),
             ("Ed25519", Algorithm::Ed25519, DecodingKey::from_ed_der(&public_bytes(Algorithm::Ed25519))),
         ];
         for (name, algorithm, imported) in table {
@@ -105,6 +106,7 @@ mod tests {
             ("truncated", Algorithm::Rs256, DecodingKey::from_rsa_der(&rsa[..rsa.len() - 1])),
             ("empty", Algorithm::Rs256, DecodingKey::from_rsa_der(&[])),
             ("RSA as ES256", Algorithm::Es256, DecodingKey::from_rsa_der(&rsa)),
+            ("P-384 as ES512", Algorithm::Es512, DecodingKey::from_ec_der(&public_bytes(Algorithm::Es384))),
             ("P-256 as ES384", Algorithm::Es384, DecodingKey::from_ec_der(&public_bytes(Algorithm::Es256))),
             ("Ed25519 as ES256", Algorithm::Es256, DecodingKey::from_ed_der(&public_bytes(Algorithm::Ed25519))),
         ];

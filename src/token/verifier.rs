@@ -1,10 +1,15 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use super::{AccessToken, Claimed, Issuer, TokenError, VerifiedToken, issuer::Expectations, jws::Jws, verified::Parts};
+use super::{
+    AccessToken, Claimed, Issuer, TokenError, VerifiedToken,
+    issuer::{Expectations, KeyMode},
+    jws::Jws,
+    verified::Parts,
+};
 use crate::{
     ConfigError,
     health::Health,
-    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyErrorKind, Lookup},
+    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyErrorKind, Lookup, SharedSecret},
     principal::{Audience, IssuerId},
     time::{Clock, SystemClock, UnixTime},
 };
@@ -49,7 +54,13 @@ struct Trust {
 
 struct Trusted {
     expectations: Expectations,
-    keys: Arc<Cache>,
+    keys: Keys,
+}
+
+/// Public keys or one secret: there is no issuer that could have both.
+enum Keys {
+    Public(Arc<Cache>),
+    Secret(SharedSecret),
 }
 
 impl Verifier {
@@ -73,16 +84,19 @@ impl Verifier {
     pub async fn verify(&self, token: &AccessToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
         let candidate = self.0.examine(token)?;
         let kid = candidate.kid();
-        let keys = &candidate.issuer.keys;
-        let keys = match keys.lookup(kid, candidate.algorithm) {
+        let (keys, algorithm) = match candidate.proof {
+            Proof::Signature(keys, algorithm) => (keys, algorithm),
+            Proof::Mac(secret) => return candidate.verify_mac(secret, now),
+        };
+        let keys = match keys.lookup(kid, algorithm) {
             Lookup::Wait => {
                 keys.refresh(candidate.jws.header.kid.clone()).await;
-                keys.lookup_settled(kid, candidate.algorithm)
+                keys.lookup_settled(kid, algorithm)
             }
             settled => settled,
         };
         match keys {
-            Lookup::Keys(keys) => candidate.verify(&keys, now),
+            Lookup::Keys(keys) => candidate.verify(&keys, algorithm, now),
             Lookup::Unknown => Err(TokenError::UnknownKey),
             Lookup::Unavailable(kind) => Err(TokenError::KeysUnavailable(kind)),
             // A settled look-up never asks to wait again; should it, then we have no keys.
@@ -97,8 +111,12 @@ impl Verifier {
             Ok(candidate) => candidate,
             Err(error) => return Some(Err(error)),
         };
-        match candidate.issuer.keys.lookup(candidate.kid(), candidate.algorithm) {
-            Lookup::Keys(keys) => Some(candidate.verify(&keys, now)),
+        let (keys, algorithm) = match candidate.proof {
+            Proof::Signature(keys, algorithm) => (keys, algorithm),
+            Proof::Mac(secret) => return Some(candidate.verify_mac(secret, now)),
+        };
+        match keys.lookup(candidate.kid(), algorithm) {
+            Lookup::Keys(keys) => Some(candidate.verify(&keys, algorithm, now)),
             Lookup::Unknown => Some(Err(TokenError::UnknownKey)),
             Lookup::Unavailable(kind) => Some(Err(TokenError::KeysUnavailable(kind))),
             Lookup::Wait => None,
@@ -116,7 +134,10 @@ impl Verifier {
     pub fn health(&self) -> Health {
         let mut worst = Health::Ready;
         for issuer in &self.0.issuers {
-            worst = match (worst, issuer.keys.health()) {
+            let Keys::Public(keys) = &issuer.keys else {
+                continue;
+            };
+            worst = match (worst, keys.health()) {
                 (Health::Unavailable(first), _) => Health::Unavailable(first),
                 (_, unavailable @ Health::Unavailable(_)) => unavailable,
                 (Health::Ready, health) => health,
@@ -161,9 +182,13 @@ impl Trust {
         if !expectations.profile.accepts_type(jws.header.typ.as_deref()) {
             return Err(TokenError::Type);
         }
-        let algorithm = Algorithm::from_name(&jws.header.alg).filter(|named| expectations.algorithms.contains(named));
-        let algorithm = algorithm.ok_or(TokenError::Algorithm)?;
-        Ok(Candidate { jws, id: id.clone(), issuer: Arc::clone(issuer), algorithm })
+        let proof = match &issuer.keys {
+            Keys::Public(keys) => Algorithm::from_name(&jws.header.alg)
+                .filter(|named| expectations.algorithms.contains(named))
+                .map(|algorithm| Proof::Signature(keys, algorithm)),
+            Keys::Secret(secret) => (jws.header.alg == "HS256").then_some(Proof::Mac(secret)),
+        };
+        Ok(Candidate { jws, id: id.clone(), expectations, proof: proof.ok_or(TokenError::Algorithm)? })
     }
 }
 
@@ -172,8 +197,15 @@ struct Candidate<'a> {
     jws: Jws<'a>,
     /// The one of its names that the token gives.
     id: IssuerId,
-    issuer: Arc<Trusted>,
-    algorithm: Algorithm,
+    expectations: &'a Expectations,
+    proof: Proof<'a>,
+}
+
+/// What has to show that the issuer made the token: its own keys decide, and the header may only agree.
+#[derive(Clone, Copy)]
+enum Proof<'a> {
+    Signature(&'a Arc<Cache>, Algorithm),
+    Mac(&'a SharedSecret),
 }
 
 impl Candidate<'_> {
@@ -182,11 +214,22 @@ impl Candidate<'_> {
     }
 
     /// The signature before any claim: of a forged token it matters not whether it has expired.
-    fn verify(self, keys: &JwkSet, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        let key = self.signing_key(keys)?.clone();
-        let expectations = &self.issuer.expectations;
+    fn verify(self, keys: &JwkSet, algorithm: Algorithm, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+        let key = self.signing_key(keys, algorithm)?.clone();
+        self.accept(Some(&key), now)
+    }
+
+    fn verify_mac(self, secret: &SharedSecret, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+        if !secret.verify(self.jws.segments.signing_input(), &self.jws.signature) {
+            return Err(TokenError::Signature);
+        }
+        self.accept(None, now)
+    }
+
+    /// After the signature: `key` made it, or the secret did, of which there is nothing to tell.
+    fn accept(self, key: Option<&Jwk>, now: UnixTime) -> Result<VerifiedToken, TokenError> {
         let thumbprint = self.jws.segments.thumbprint();
-        let accepted = expectations.accept(&self.id, &self.jws.claims, now, &thumbprint)?;
+        let accepted = self.expectations.accept(&self.id, &self.jws.claims, now, &thumbprint)?;
         Ok(VerifiedToken::from_verification(Parts {
             principal: accepted.principal,
             issuer: self.id,
@@ -196,16 +239,16 @@ impl Candidate<'_> {
             not_before: accepted.not_before,
             issued_at: accepted.issued_at,
             thumbprint,
-            key_id: key.kid().cloned(),
-            key_thumbprint: key.thumbprint().clone(),
+            key_id: key.and_then(Jwk::kid).cloned(),
+            key_thumbprint: key.map(Jwk::thumbprint).cloned(),
             claims: self.jws.claims,
         }))
     }
 
-    fn signing_key<'k>(&'k self, keys: &'k JwkSet) -> Result<&'k Jwk, TokenError> {
+    fn signing_key<'k>(&'k self, keys: &'k JwkSet, algorithm: Algorithm) -> Result<&'k Jwk, TokenError> {
         let mut refusal = TokenError::UnknownKey;
-        for key in keys.candidates(self.kid(), self.algorithm) {
-            if key.verify(self.algorithm, self.jws.segments.signing_input(), &self.jws.signature) {
+        for key in keys.candidates(self.kid(), algorithm) {
+            if key.verify(algorithm, self.jws.segments.signing_input(), &self.jws.signature) {
                 return Ok(key);
             }
             refusal = TokenError::Signature;
@@ -264,8 +307,13 @@ impl VerifierBuilder {
         let mut by_id = HashMap::new();
         for issuer in self.issuers {
             let name = issuer.url().to_owned();
-            let (expectations, source) = issuer.into_parts()?;
-            let keys = Cache::builder(source).with_name(name).build(Arc::clone(&self.clock))?;
+            let (expectations, mode) = issuer.into_parts()?;
+            let keys = match mode {
+                KeyMode::Source(source) => {
+                    Keys::Public(Cache::builder(source).with_name(name).build(Arc::clone(&self.clock))?)
+                }
+                KeyMode::Secret(secret) => Keys::Secret(secret),
+            };
             let trusted = Arc::new(Trusted { expectations, keys });
             for id in &trusted.expectations.ids {
                 if by_id.insert(id.clone(), Arc::clone(&trusted)).is_some() {
@@ -342,7 +390,7 @@ mod tests {
             let verified = verifier().verify_now(&sealed(algorithm, json!({})), now()).unwrap().unwrap();
             assert_eq!(verified.issuer().as_str(), ISSUER);
             assert_eq!(verified.key_id(), Some(algorithm.name()));
-            assert_eq!(verified.key_thumbprint(), public_key(algorithm).thumbprint());
+            assert_eq!(verified.key_thumbprint(), Some(public_key(algorithm).thumbprint()));
             assert_eq!(verified.claims()["admin"], "yes");
         }
         assert_eq!(refused(&verifier(), &sealed(Algorithm::Ed25519, json!({"alg": "EdDSA"}))), None);
@@ -440,9 +488,10 @@ mod tests {
             "HS256",
             "HS384",
             "HS512",
-            "RS512",
-            "ES512",
+            "RS1",
             "ES256K",
+            "Ed448",
+            "ML-DSA-65",
             "rs256",
             "RS256 ",
             "dir",
@@ -482,6 +531,51 @@ mod tests {
             let signature = base64url(aws_lc_rs::hmac::sign(&key, input.as_bytes()));
             let forged = AccessToken::new(format!("{input}.{signature}")).unwrap();
             assert_eq!(refused(&verifier(), &forged), Some(TokenError::Algorithm));
+        }
+    }
+
+    fn macced(secret: &SharedSecret, header: Value, claims: &Value) -> AccessToken {
+        let input = format!("{}.{}", base64url(header.to_string()), base64url(claims.to_string()));
+        AccessToken::new(format!("{input}.{}", base64url(secret.sign(input.as_bytes())))).unwrap()
+    }
+
+    #[test]
+    fn under_a_shared_secret_hs256_is_accepted_and_nothing_else() {
+        let secret = |byte| SharedSecret::new([byte; 32]).unwrap();
+        let own = Verifier::builder(issuer().with_shared_secret(secret(1))).build().unwrap();
+        let good = macced(&secret(1), json!({"alg": "HS256", "kid": "any", "typ": "at+jwt"}), &claims());
+        let verified = own.verify_now(&good, now()).unwrap().unwrap();
+        assert_eq!((verified.key_id(), verified.key_thumbprint()), (None, None));
+        assert_eq!(own.health(), Health::Ready);
+
+        let forged = macced(&secret(2), json!({"alg": "HS256"}), &claims());
+        assert_eq!(refused(&own, &forged), Some(TokenError::Signature));
+        let expired = macced(&secret(1), json!({"alg": "HS256"}), &with(&claims(), json!({"exp": 1})));
+        assert_eq!(refused(&own, &expired), Some(TokenError::Expired));
+        for alg in ["HS384", "HS512", "hs256", "HS256 ", "none", "RS256", "Ed25519", "dir", "PBES2-HS256+A128KW"] {
+            let other = macced(&secret(1), json!({"alg": alg}), &claims());
+            assert_eq!(refused(&own, &other), Some(TokenError::Algorithm), "{alg}");
+        }
+        for algorithm in Algorithm::ALL {
+            assert_eq!(refused(&own, &sealed(algorithm, json!({}))), Some(TokenError::Algorithm), "{algorithm}");
+        }
+        assert_eq!(refused(&verifier(), &good), Some(TokenError::Algorithm), "an issuer with keys");
+    }
+
+    #[tokio::test]
+    async fn a_shared_secret_is_that_of_its_issuer_alone() {
+        let secret = |byte| SharedSecret::new([byte; 32]).unwrap();
+        let other = Issuer::oauth("https://other.example/", "https://api.example").with_shared_secret(secret(2));
+        let both = Verifier::builder(issuer().with_shared_secret(secret(1))).add_issuer(other).build().unwrap();
+        let others = with(&claims(), json!({"iss": "https://other.example/"}));
+        for (byte, claims, error) in [
+            (1, &claims(), None),
+            (2, &others, None),
+            (1, &others, Some(TokenError::Signature)),
+            (2, &claims(), Some(TokenError::Signature)),
+        ] {
+            let token = macced(&secret(byte), json!({"alg": "HS256"}), claims);
+            assert_eq!(both.verify(&token, now()).await.err(), error, "secret {byte}");
         }
     }
 

@@ -8,7 +8,7 @@ use self::profile::{AUTH0, OAUTH, Profile, RFC9068};
 pub(super) use self::profile::{Expectations, KindRule};
 use crate::{
     ConfigError,
-    key::{Algorithm, Fixed, JwkSet, KeySource},
+    key::{Algorithm, Fixed, JwkSet, KeySource, SharedSecret},
     principal::{Audience, IssuerId},
 };
 
@@ -19,7 +19,7 @@ use crate::{
 /// it. Nothing is checked here: [`VerifierBuilder::build`](super::VerifierBuilder::build) does, and names the field at fault.
 ///
 /// Keys come from the issuer's OpenID discovery document unless another source is set (`with_key_source`, `with_keys`,
-/// `with_jwks_url`).
+/// `with_jwks_url`, `with_shared_secret`): the last one that is set holds.
 ///
 /// ```
 /// use std::time::Duration;
@@ -37,7 +37,8 @@ pub struct Issuer {
     domain: Option<String>,
     url: String,
     audiences: Vec<String>,
-    algorithms: Vec<Algorithm>,
+    /// The constructor's, unless they are named.
+    algorithms: Option<Vec<Algorithm>>,
     leeway: Duration,
     max_lifetime: Duration,
     requires_token_id: bool,
@@ -52,6 +53,13 @@ enum Keys {
         String,
     ),
     Source(Arc<dyn KeySource>),
+    Secret(SharedSecret),
+}
+
+/// What the signatures of a checked [`Issuer`] are verified with: public keys or one secret, and never both.
+pub(super) enum KeyMode {
+    Source(Arc<dyn KeySource>),
+    Secret(SharedSecret),
 }
 
 impl Issuer {
@@ -92,7 +100,7 @@ impl Issuer {
             domain: None,
             url,
             audiences: vec![audience],
-            algorithms: profile.algorithms.to_vec(),
+            algorithms: None,
             leeway: Duration::from_secs(30),
             max_lifetime: Duration::from_secs(24 * 60 * 60),
             requires_token_id: false,
@@ -104,7 +112,7 @@ impl Issuer {
     /// the constructor's. None at all is a `ConfigError`.
     #[must_use]
     pub fn with_algorithms(mut self, algorithms: impl IntoIterator<Item = Algorithm>) -> Self {
-        self.algorithms = algorithms.into_iter().collect();
+        self.algorithms = Some(algorithms.into_iter().collect());
         self
     }
 
@@ -159,6 +167,17 @@ impl Issuer {
         self
     }
 
+    /// Accepts HS256 under this secret, and nothing else: for an issuer in the same hands, without a key set.
+    ///
+    /// A `ConfigError` together with [`with_algorithms`](Self::with_algorithms), which names public-key algorithms, and at issuers whose
+    /// constructor says what they sign with ([`auth0`](Self::auth0)). A token's `kid` is not looked at, and its
+    /// [`key_thumbprint`](super::VerifiedToken::key_thumbprint) is `None`.
+    #[must_use]
+    pub fn with_shared_secret(mut self, secret: SharedSecret) -> Self {
+        self.keys = Keys::Secret(secret);
+        self
+    }
+
     /// `iss` of the tokens, byte by byte.
     #[must_use]
     pub fn url(&self) -> &str {
@@ -166,12 +185,12 @@ impl Issuer {
     }
 
     /// Checks the configuration.
-    pub(super) fn into_parts(self) -> Result<(Expectations, Arc<dyn KeySource>), ConfigError> {
+    pub(super) fn into_parts(self) -> Result<(Expectations, KeyMode), ConfigError> {
         if let Some(domain) = &self.domain {
             check_domain(domain)?;
         }
         check_url(&self.url)?;
-        if self.algorithms.is_empty() {
+        if self.algorithms.as_ref().is_some_and(Vec::is_empty) {
             return Err(ConfigError::invalid(
                 "issuer.algorithms",
                 "[]",
@@ -192,17 +211,17 @@ impl Issuer {
                 "choose how long a token may live, such as 1 h",
             ));
         }
-        let source = self.key_source()?;
+        let keys = self.key_mode()?;
         let expectations = Expectations {
             profile: self.profile,
             ids: vec![IssuerId::new(self.url)],
             audiences: self.audiences.into_iter().map(Audience::new).collect(),
-            algorithms: self.algorithms,
+            algorithms: self.algorithms.unwrap_or_else(|| self.profile.algorithms.to_vec()),
             leeway: self.leeway,
             max_lifetime: self.max_lifetime,
             requires_token_id: self.requires_token_id || self.profile.required.contains(&"jti"),
         };
-        Ok((expectations, source))
+        Ok((expectations, keys))
     }
 
     fn check_audience(&self, audience: &str) -> Result<(), ConfigError> {
@@ -219,24 +238,38 @@ impl Issuer {
     }
 
     #[cfg(feature = "remote-jwks")]
-    fn key_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
+    fn key_mode(&self) -> Result<KeyMode, ConfigError> {
         use crate::key::Remote;
 
         Ok(match &self.keys {
-            Keys::Discovery => Arc::new(Remote::discover(&self.url).build()?),
-            Keys::Url(url) => Arc::new(Remote::url(url).build()?),
-            Keys::Source(source) => Arc::clone(source),
+            Keys::Discovery => KeyMode::Source(Arc::new(Remote::discover(&self.url).build()?)),
+            Keys::Url(url) => KeyMode::Source(Arc::new(Remote::url(url).build()?)),
+            Keys::Source(source) => KeyMode::Source(Arc::clone(source)),
+            Keys::Secret(secret) => self.secret_mode(secret)?,
         })
     }
 
     #[cfg(not(feature = "remote-jwks"))]
-    fn key_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
+    fn key_mode(&self) -> Result<KeyMode, ConfigError> {
         let missing = |field: &'static str| ConfigError::FeatureMissing { field: field.into(), feature: "remote-jwks" };
         match &self.keys {
             Keys::Discovery => Err(missing("issuer.keys")),
             Keys::Url(_) => Err(missing("issuer.jwks_url")),
-            Keys::Source(source) => Ok(Arc::clone(source)),
+            Keys::Source(source) => Ok(KeyMode::Source(Arc::clone(source))),
+            Keys::Secret(secret) => self.secret_mode(secret),
         }
+    }
+
+    fn secret_mode(&self, secret: &SharedSecret) -> Result<KeyMode, ConfigError> {
+        let odd = |remedy: &'static str| Err(ConfigError::invalid("issuer.shared_secret", "(redacted)", remedy));
+        // A profile that lists algorithms knows what its issuer signs with, and that is never a secret.
+        if self.profile.algorithms != Algorithm::ALL {
+            return odd("leave it out: this kind of issuer signs with keys that it publishes");
+        }
+        if self.algorithms.is_some() {
+            return odd("leave `with_algorithms` out: a shared secret means HS256 and nothing else");
+        }
+        Ok(KeyMode::Secret(secret.clone()))
     }
 }
 
@@ -298,6 +331,10 @@ mod tests {
         Issuer::oauth("https://login.example", "api").with_keys(JwkSet::default())
     }
 
+    fn secret() -> SharedSecret {
+        SharedSecret::new([7; 32]).unwrap()
+    }
+
     #[test]
     fn a_wrong_configuration_names_field_value_and_remedy() {
         let auth0 = |domain: &str| Issuer::auth0(domain, "api").with_keys(JwkSet::default());
@@ -330,6 +367,24 @@ mod tests {
                 "issuer.leeway",
                 "at most 120 s",
             ),
+            (
+                "a secret at Auth0",
+                auth0("acme.auth0.com").with_shared_secret(secret()),
+                "issuer.shared_secret",
+                "keys that it publishes",
+            ),
+            (
+                "a secret beside algorithms",
+                url_issuer().with_algorithms([Algorithm::Es256]).with_shared_secret(secret()),
+                "issuer.shared_secret",
+                "HS256 and nothing else",
+            ),
+            (
+                "algorithms beside a secret",
+                url_issuer().with_shared_secret(secret()).with_algorithms(Algorithm::ALL),
+                "issuer.shared_secret",
+                "HS256 and nothing else",
+            ),
             ("no lifetime", url_issuer().with_max_lifetime(Duration::ZERO), "issuer.max_lifetime", "such as 1 h"),
         ];
         for (name, issuer, field, remedy) in table {
@@ -352,6 +407,15 @@ mod tests {
         }
         assert!(url_issuer().with_leeway(Duration::from_secs(120)).into_parts().is_ok());
         assert!(url_issuer().with_leeway(Duration::ZERO).into_parts().is_ok());
+    }
+
+    #[test]
+    fn keys_and_a_secret_replace_each_other() {
+        let keys = JwkSet::default;
+        let last_is_secret = url_issuer().with_shared_secret(secret()).into_parts().unwrap();
+        assert!(matches!(last_is_secret, (_, KeyMode::Secret(_))));
+        let last_is_keys = url_issuer().with_shared_secret(secret()).with_keys(keys()).into_parts().unwrap();
+        assert!(matches!(last_is_keys, (_, KeyMode::Source(_))));
     }
 
     #[cfg(not(feature = "remote-jwks"))]
