@@ -1,4 +1,9 @@
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{AccessToken, Claimed, Issuer, TokenError, VerifiedToken, issuer::Expectations, jws::Jws, verified::Parts};
 use crate::{
@@ -296,12 +301,17 @@ impl VerifierBuilder {
         }
         let mut issuers: Vec<Arc<Trusted>> = Vec::new();
         let mut by_id = HashMap::new();
+        let mut seeds = HashSet::new();
         for issuer in self.issuers {
             let name = issuer.url().to_owned();
             let seed = issuer.key_seed().cloned();
             let (expectations, source) = issuer.into_parts()?;
             let mut keys = Cache::builder(source).with_name(name);
             if let Some(path) = seed {
+                if !seeds.insert(path.clone()) {
+                    let remedy = "give each issuer a file of its own: one would overwrite the other's keys";
+                    return Err(ConfigError::invalid("issuer.key_seed", path.display().to_string(), remedy));
+                }
                 keys = keys.with_seed(path);
             }
             let keys = keys.build(Arc::clone(&self.clock))?;
@@ -624,6 +634,14 @@ mod tests {
                 "verifier.max_token_size",
             ),
             ("issuer twice", Verifier::builder(issuer()).add_issuer(issuer()), "issuer.url"),
+            (
+                "one seed for two",
+                Verifier::builder(issuer().with_key_seed("keys.json")).add_issuer(
+                    Issuer::oauth("https://other.example/", "api").with_keys(public_keys()).with_key_seed("keys.json"),
+                ),
+                "issuer.key_seed",
+            ),
+            ("seed without a name", Verifier::builder(issuer().with_key_seed("/")), "key.seed"),
             (
                 "second issuer",
                 Verifier::builder(issuer()).add_issuer(issuer().with_leeway(Duration::MAX)),
