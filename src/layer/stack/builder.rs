@@ -8,6 +8,7 @@ use crate::{
     layer::{AuthenticateLayer, AuthorizeLayer, DenialLayer, RequireScopeLayer},
     policy::{Obligation, PolicyBackend},
     principal::Audience,
+    revocation::RevocationList,
     rules::Rules,
     time::{Clock, SystemClock},
     token::{Issuer, Verifier},
@@ -18,6 +19,7 @@ use crate::{
 pub struct StackBuilder {
     issuers: Vec<Issuer>,
     verifier: Option<Verifier>,
+    revocations: Option<RevocationList>,
     rules: Rules,
     authorize: AuthorizeLayer<dyn PolicyBackend>,
     input_headers: Option<Vec<String>>,
@@ -52,6 +54,7 @@ impl StackBuilder {
         Self {
             issuers: Vec::new(),
             verifier: None,
+            revocations: None,
             rules,
             authorize,
             input_headers: None,
@@ -75,6 +78,14 @@ impl StackBuilder {
     /// Verifies tokens with this verifier, in place of one made of the issuers.
     pub fn with_verifier(mut self, verifier: Verifier) -> Self {
         self.verifier = Some(verifier);
+        self
+    }
+
+    /// Refuses the tokens on this list. A verifier that was made elsewhere has its own: hand it to that one
+    /// ([`VerifierBuilder::with_revocations`](crate::token::VerifierBuilder::with_revocations)). A [`Stack::sibling`] has that of the stack
+    /// it stands beside. Default none.
+    pub fn with_revocations(mut self, revocations: RevocationList) -> Self {
+        self.revocations = Some(revocations);
         self
     }
 
@@ -173,7 +184,8 @@ impl StackBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] of whatever part cannot be built: rules, realm, input headers, issuers, or a missing Tokio runtime.
+    /// [`ConfigError`] of whatever part cannot be built: rules, realm, input headers, issuers, or a missing Tokio runtime; and for a list
+    /// of revocations beside a verifier that would never look at it.
     pub fn build(self) -> Result<Stack, ConfigError> {
         let rule_text = self.rules.to_string();
         let rules = self.rules.into_table()?;
@@ -191,9 +203,20 @@ impl StackBuilder {
             None => self.authorize,
         }
         .with_clock(Arc::clone(&self.clock));
-        let verifier = match self.verifier {
-            Some(verifier) => verifier,
-            None => Verifier::builder_of(self.issuers).with_clock(Arc::clone(&self.clock)).build()?,
+        let verifier = match (self.verifier, self.revocations) {
+            (Some(_), Some(revocations)) => {
+                let remedy = "hand the list to the verifier that the stack is given, or to the stack that this one stands beside";
+                return Err(ConfigError::invalid("revocations", format!("{revocations:?}"), remedy));
+            }
+            (Some(verifier), None) => verifier,
+            (None, revocations) => {
+                let builder = Verifier::builder_of(self.issuers).with_clock(Arc::clone(&self.clock));
+                match revocations {
+                    Some(revocations) => builder.with_revocations(revocations),
+                    None => builder,
+                }
+                .build()?
+            }
         };
         // The last step: nothing runs in the background when another one fails.
         let audit = match self.audit {

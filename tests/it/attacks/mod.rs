@@ -8,6 +8,7 @@ mod raw_h2;
 #[path = "section_3.rs"]
 mod section_3_keys;
 mod section_5;
+mod section_7;
 mod section_9;
 
 use std::{
