@@ -1,4 +1,9 @@
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
@@ -379,6 +384,7 @@ impl VerifierBuilder {
         }
         let mut issuers: Vec<Arc<Trusted>> = Vec::new();
         let mut by_id = HashMap::new();
+        let mut seeds = HashSet::new();
         for issuer in self.issuers {
             let name = issuer.url().to_owned();
             let seed = issuer.key_seed().cloned();
@@ -388,6 +394,10 @@ impl VerifierBuilder {
                 KeyMode::Source(source) => {
                     let mut cache = Cache::builder(source).with_name(name);
                     if let Some(path) = seed {
+                        if !seeds.insert(path.clone()) {
+                            let remedy = "give each issuer a file of its own: one would overwrite the other's keys";
+                            return Err(ConfigError::invalid("issuer.key_seed", path.display().to_string(), remedy));
+                        }
                         cache = cache.with_seed(path);
                     }
                     Keys::Public(cache.build(Arc::clone(&self.clock))?)
@@ -777,6 +787,14 @@ mod tests {
                 "verifier.max_token_size",
             ),
             ("issuer twice", Verifier::builder(issuer()).add_issuer(issuer()), "issuer.url"),
+            (
+                "one seed for two",
+                Verifier::builder(issuer().with_key_seed("keys.json")).add_issuer(
+                    Issuer::oauth("https://other.example/", "api").with_keys(public_keys()).with_key_seed("keys.json"),
+                ),
+                "issuer.key_seed",
+            ),
+            ("seed without a name", Verifier::builder(issuer().with_key_seed("/")), "key.seed"),
             (
                 "second issuer",
                 Verifier::builder(issuer()).add_issuer(issuer().with_leeway(Duration::MAX)),
