@@ -33,25 +33,33 @@ impl TestKey {
     /// `kid` each, and so have PS256, PS384 and PS512: six pairs would take a second to make.
     pub(super) fn generate_all() -> Vec<Self> {
         let (pkcs1, pss) = (Arc::new(PooledRsa::take()), Arc::new(PooledRsa::take()));
-        let rsa = |algorithm, pair: &Arc<PooledRsa>, encoding| {
-            let public = PublicJwk::rsa(algorithm, pair.modulus(), &[1, 0, 1]);
-            let key_id = format!("{algorithm}-{}", public.thumbprint());
-            Self { pair: Pair::Rsa(Arc::clone(pair), encoding), public: public.with_key_id(&key_id) }
-        };
-        let key = |algorithm| match algorithm {
-            Algorithm::Rs256 => rsa(algorithm, &pkcs1, &RSA_PKCS1_SHA256 as &'static dyn RsaEncoding),
-            Algorithm::Rs384 => rsa(algorithm, &pkcs1, &RSA_PKCS1_SHA384),
-            Algorithm::Rs512 => rsa(algorithm, &pkcs1, &RSA_PKCS1_SHA512),
-            Algorithm::Ps256 => rsa(algorithm, &pss, &RSA_PSS_SHA256),
-            Algorithm::Ps384 => rsa(algorithm, &pss, &RSA_PSS_SHA384),
-            Algorithm::Ps512 => rsa(algorithm, &pss, &RSA_PSS_SHA512),
+        let pair_of = |algorithm: Algorithm| if algorithm.name().starts_with("RS") { &pkcs1 } else { &pss };
+        Algorithm::ALL.map(|algorithm| Self::with_rsa(algorithm, || Arc::clone(pair_of(algorithm)))).into()
+    }
+
+    /// A key that no other living `TestKey` has.
+    pub(super) fn generate(algorithm: Algorithm) -> Self {
+        Self::with_rsa(algorithm, || Arc::new(PooledRsa::take()))
+    }
+
+    fn with_rsa(algorithm: Algorithm, pair: impl FnOnce() -> Arc<PooledRsa>) -> Self {
+        let encoding: &'static dyn RsaEncoding = match algorithm {
+            Algorithm::Rs256 => &RSA_PKCS1_SHA256,
+            Algorithm::Rs384 => &RSA_PKCS1_SHA384,
+            Algorithm::Rs512 => &RSA_PKCS1_SHA512,
+            Algorithm::Ps256 => &RSA_PSS_SHA256,
+            Algorithm::Ps384 => &RSA_PSS_SHA384,
+            Algorithm::Ps512 => &RSA_PSS_SHA512,
             Algorithm::Es256 | Algorithm::Es384 | Algorithm::Es512 | Algorithm::Ed25519 => {
                 let signer = LocalSigner::generate(algorithm).expect("a key is generated");
                 let public = signer.public_jwk();
-                Self { pair: Pair::Local(signer), public }
+                return Self { pair: Pair::Local(signer), public };
             }
         };
-        Algorithm::ALL.map(key).into()
+        let pair = pair();
+        let public = PublicJwk::rsa(algorithm, pair.modulus(), &[1, 0, 1]);
+        let key_id = format!("{algorithm}-{}", public.thumbprint());
+        Self { pair: Pair::Rsa(pair, encoding), public: public.with_key_id(&key_id) }
     }
 
     pub(super) fn public(&self) -> &PublicJwk {

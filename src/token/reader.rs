@@ -32,7 +32,7 @@ impl<'a> Reader<'a> {
         let is_plain = |name: &str| name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase());
         for name in claims.keys().filter(|name| !is_plain(name)) {
             let folded = name.to_lowercase().to_uppercase();
-            if let Some(claim) = READ.iter().chain(profile.also_read).find(|claim| folded == claim.to_uppercase()) {
+            if let Some(claim) = READ.iter().chain(profile.also_read).find(|claim| folded.eq_ignore_ascii_case(claim)) {
                 return Err(TokenError::MalformedClaim(claim));
             }
         }

@@ -55,13 +55,14 @@ impl VerifiedToken {
         &self.0.issuer
     }
 
-    /// The member of `aud` that names us.
+    /// The member of `aud` that names us; the client where clients stand in for the audience
+    /// ([`Issuer::cognito`](super::Issuer::cognito)).
     #[must_use]
     pub fn audience(&self) -> &Audience {
         &self.0.audience
     }
 
-    /// The token's own id (`jti`), when it has one.
+    /// The token's own id (`jti`, `uti` at Entra), when it has one.
     #[must_use]
     pub fn token_id(&self) -> Option<&TokenId> {
         self.0.token_id.as_ref()

@@ -30,11 +30,12 @@ use crate::{
 /// 2. `iss` against the configured issuers, byte by byte: of other issuers' tokens nothing more is looked at, and no I/O is done;
 /// 3. `typ` and `alg` against what that issuer may use;
 /// 4. the signature, under a key of that issuer that is meant for that algorithm;
-/// 5. every claim that is used: its form, then `aud`, the kind of token, `exp`, `nbf`, `iat` and the life in between;
+/// 5. every claim that is used: its form, then `aud`, client and tenant where they are listed, the kind of token, `exp`, `nbf`, `iat`
+///    and the life in between;
 /// 6. that the token is not bound to a key (`cnf`), because nothing here proves its possession;
 /// 7. that nobody revoked it, where there is a [`RevocationList`].
 ///
-/// What it leaves to the caller: scope, policy, and whether this tenant, client or subject is welcome.
+/// What it leaves to the caller: scope, policy, and whether this subject is welcome.
 ///
 /// Cheap to clone; clones share their keys. Works without HTTP:
 ///
@@ -372,8 +373,9 @@ impl VerifierBuilder {
     /// # Errors
     ///
     /// [`ConfigError`] names the field at fault: an issuer that is no https URL (http is for loopback alone) or is configured twice, a
-    /// blank audience, no algorithm, leeway over 120 s, no lifetime, one that is longer than the list of revocations is good for, a
-    /// token size out of bounds, a feature that is missing; for keys that come over the network also the lack of a Tokio runtime.
+    /// blank audience, no algorithm, leeway over 120 s, a lifetime or an age out of bounds or longer than the list of revocations is good
+    /// for, a switch that means nothing at this kind of issuer, a token size out of bounds, a feature that is missing; for keys that come
+    /// over the network also the lack of a Tokio runtime.
     pub fn build(self) -> Result<Verifier, ConfigError> {
         if !IS_CRYPTO_AVAILABLE {
             return Err(ConfigError::FeatureMissing { field: "verifier".into(), feature: "aws-lc-rs" });
