@@ -103,7 +103,8 @@ impl Cache {
         let snapshot = self.snapshot.load();
         let finding = snapshot.find(kid, |kid| self.hash(kid), algorithm, now);
         // Who has to wait for a load anyway starts it, and names its `kid`.
-        let is_wanted = !matches!(finding, Finding::Due) && self.wished.load(Ordering::Relaxed) && snapshot.may_load(now);
+        let is_wanted =
+            !matches!(finding, Finding::Due) && self.wished.load(Ordering::Relaxed) && snapshot.may_load(now);
         if is_wanted || snapshot.wants_refresh(now) {
             self.start(None);
         }

@@ -35,7 +35,7 @@ pub fn jwk(key: &DecodingKey, algorithm: Algorithm, kid: Option<&str>) -> Result
         (AlgorithmFamily::Ed, DecodingKeyKind::SecretOrDer(point)) => PublicKey::ed25519(point),
         _ => Err("not a public key of a supported type"),
     };
-    public_key.and_then(|key| Jwk::prepare(kid.map(Into::into), Some(algorithm), &key)).map_err(JwkError)
+    public_key.and_then(|key| Jwk::prepare(kid.map(Into::into), None, Some(algorithm), &key)).map_err(JwkError)
 }
 
 /// Reads `RSAPublicKey` ([RFC 8017 appendix A.1.1](https://www.rfc-editor.org/rfc/rfc8017#appendix-A.1.1)): a sequence of exactly two

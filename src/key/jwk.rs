@@ -21,6 +21,7 @@ pub struct Jwk(Arc<Prepared>);
 
 struct Prepared {
     kid: Option<Arc<str>>,
+    issuer: Option<Arc<str>>,
     thumbprint: Thumbprint,
     /// What [`required_members`] says of the key.
     required: Box<str>,
@@ -47,6 +48,12 @@ impl Jwk {
     #[must_use]
     pub fn kid(&self) -> Option<&Arc<str>> {
         self.0.kid.as_ref()
+    }
+
+    /// `issuer`: the one issuer that the key signs for, where its set names one. Microsoft's does, with `{tenantid}` in the tenant's place.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&str> {
+        self.0.issuer.as_deref()
     }
 
     /// base64url(SHA-256) of the key's required members, [RFC 7638](https://www.rfc-editor.org/rfc/rfc7638): names the key whatever
@@ -78,7 +85,9 @@ impl Jwk {
         let mut members: Map<String, Value> = serde_json::from_str(&self.0.required).unwrap_or_default();
         let mut algorithms = self.algorithms();
         let only = algorithms.next().filter(|_| algorithms.next().is_none()).map(Algorithm::name);
-        for (name, value) in [("use", Some("sig")), ("alg", only), ("kid", self.0.kid.as_deref())] {
+        for (name, value) in
+            [("use", Some("sig")), ("alg", only), ("kid", self.0.kid.as_deref()), ("issuer", self.issuer())]
+        {
             members.extend(value.map(|value| (name.to_owned(), Value::from(value))));
         }
         Value::Object(members).to_string()
@@ -107,11 +116,12 @@ impl Jwk {
             None => None,
             Some(name) => Some(Algorithm::from_name(name).ok_or("`alg` is not a supported signature algorithm")?),
         };
-        Self::prepare(members.kid.map(Into::into), algorithm, &key)
+        Self::prepare(members.kid.map(Into::into), members.issuer.map(Into::into), algorithm, &key)
     }
 
     pub(super) fn prepare(
         kid: Option<Arc<str>>,
+        issuer: Option<Arc<str>>,
         algorithm: Option<Algorithm>,
         key: &PublicKey,
     ) -> Result<Self, &'static str> {
@@ -134,7 +144,7 @@ impl Jwk {
         }
         let required = required_members(key);
         let thumbprint = Thumbprint::new(URL_SAFE_NO_PAD.encode(Sha256::digest(&required)));
-        Ok(Self(Arc::new(Prepared { kid, thumbprint, required: required.into(), verifying })))
+        Ok(Self(Arc::new(Prepared { kid, issuer, thumbprint, required: required.into(), verifying })))
     }
 }
 
@@ -237,7 +247,8 @@ impl Loaded {
             return Err("the set has 64 usable keys already");
         }
         // The same `kid` on two different keys is legal (RFC 7517 §4.5) and both stay; the same key twice would cost two attempts.
-        let is_repeated = |own: &Jwk| own.kid() == key.kid() && own.thumbprint() == key.thumbprint();
+        let is_repeated =
+            |own: &Jwk| own.kid() == key.kid() && own.issuer() == key.issuer() && own.thumbprint() == key.thumbprint();
         if self.keys.iter().any(is_repeated) {
             return Err("repeats a key of the set");
         }
@@ -273,6 +284,7 @@ struct Document<'a> {
 struct Members {
     kty: String,
     kid: Option<String>,
+    issuer: Option<String>,
     alg: Option<String>,
     #[serde(rename = "use")]
     usage: Option<String>,

@@ -277,7 +277,8 @@ mod tests {
         assert_eq!(found.age, Duration::from_secs(90));
         assert_eq!(found.set.iter().map(|key| &**key.kid().unwrap()).collect::<Vec<_>>(), ["a", "b"]);
         assert!(!stage.text().contains("\"d\""), "public members alone");
-        let names: Vec<_> = fs::read_dir(stage.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(stage.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["keys.json"], "nothing is left beside it");
     }
 
@@ -319,7 +320,11 @@ mod tests {
             ("another version", good.replace("\"version\":1", "\"version\":2"), "it is no key seed"),
             ("issuer twice", good.replacen('{', &format!("{{\"issuer\":\"{ISSUER}\","), 1), "it is no key seed"),
             ("time is text", good.replace("1800000000", "\"1800000000\""), "it is no key seed"),
-            ("no keys", format!("{{\"version\":1,\"issuer\":\"{ISSUER}\",\"loaded_at\":1800000000}}"), "it holds no usable key"),
+            (
+                "no keys",
+                format!("{{\"version\":1,\"issuer\":\"{ISSUER}\",\"loaded_at\":1800000000}}"),
+                "it holds no usable key",
+            ),
             ("a secret", good.replace("\"crv\"", "\"d\":\"AAAA\",\"crv\""), "it holds no usable key"),
             ("too large", format!("{cut},\"pad\":\"{}\"}}", "x".repeat(256 * 1024)), "it holds no usable key"),
             ("far too large", format!("{cut},\"pad\":\"{}\"}}", "x".repeat(1024 * 1024)), "it is no key seed"),

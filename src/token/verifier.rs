@@ -245,8 +245,9 @@ impl Candidate<'_> {
 
     /// The signature before any claim: of a forged token it matters not whether it has expired.
     fn verify(self, keys: &JwkSet, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        let key = self.jws.signing_key(self.algorithm, keys)?.clone();
         let expectations = &self.issuer.expectations;
+        let keys = expectations.keys_for(&self.id, keys);
+        let key = self.jws.signing_key(self.algorithm, &keys)?.clone();
         let thumbprint = self.jws.segments.thumbprint();
         let accepted = expectations.accept(&self.id, &self.claims, now, &thumbprint)?;
         Ok(VerifiedToken::from_verification(Parts {

@@ -170,7 +170,9 @@ impl StackBuilder {
     pub async fn build_with_keys(mut self, deadline: Duration) -> Result<Stack, ConfigError> {
         let verifier = match self.verifier.take() {
             Some(verifier) => verifier,
-            None => Verifier::builder_of(std::mem::take(&mut self.issuers)).with_clock(Arc::clone(&self.clock)).build()?,
+            None => {
+                Verifier::builder_of(std::mem::take(&mut self.issuers)).with_clock(Arc::clone(&self.clock)).build()?
+            }
         };
         // Before anything else runs in the background, such as the audit trail.
         verifier.await_keys(deadline).await?;

@@ -1,7 +1,10 @@
 //! The ways to be refused, each with what the caller may know and what the audit record says.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use portcullis::testing::{TestToken, TokenBuilder};
+use portcullis::{
+    testing::{TestToken, TokenBuilder},
+    time::{Clock, SystemClock},
+};
 use serde_json::json;
 
 use super::{
@@ -155,6 +158,10 @@ pub fn causes(world: &World) -> Vec<Cause> {
         token("no iss", "token_issuer", good().without("iss").mint()),
         token("another iss", "token_issuer", world.stranger.token().mint()),
         token("another aud", "token_audience", good().audience("https://other.example").mint()),
+        token("another client", "token_client", good().client("other").mint()),
+        token("another tenant", "token_tenant", world.organized.token().claim("org_id", "org_2").mint()),
+        token("an ID token", "token_wrong_kind", good().claim("nonce", "n").mint()),
+        token("too old", "token_too_old", good().claim("iat", SystemClock.now().as_secs() - 7200).mint()),
         token("another typ", "token_type", good().typ("JWT").mint()),
         token(
             "bound to a key",

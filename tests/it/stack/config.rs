@@ -11,7 +11,7 @@ use portcullis::{
     rules::{optional, policy_only, public, scopes},
     scope::all_of,
     testing::TestIssuer,
-    token::Verifier,
+    token::{Tenants, Verifier},
 };
 
 use crate::support::AUDIENCE;
@@ -55,6 +55,69 @@ async fn a_wrong_configuration_names_field_value_and_remedy() {
             "issuer.max_lifetime",
             "0s",
             "how long a token may live",
+        ),
+        (
+            "a lifetime over a day",
+            stack(good().with_max_lifetime(Duration::from_secs(90_000)), Rules::new()),
+            "issuer.max_lifetime",
+            "90000s",
+            "dangerous_max_lifetime",
+        ),
+        (
+            "no age",
+            stack(good().with_max_age(Duration::ZERO), Rules::new()),
+            "issuer.max_age",
+            "0s",
+            "how old a token may be",
+        ),
+        (
+            "no client at Cognito",
+            stack(Issuer::cognito::<&str>("eu-west-1", "eu-west-1_AbC", []), Rules::new()),
+            "issuer.clients",
+            "[]",
+            "at least one",
+        ),
+        (
+            "tenants of an issuer without",
+            stack(good().with_tenants(Tenants::known(["acme"])), Rules::new()),
+            "issuer.tenants",
+            "acme",
+            "leave `with_tenants` out",
+        ),
+        (
+            "Okta's org server",
+            stack(Issuer::okta("https://acme.okta.com", AUDIENCE), Rules::new()),
+            "issuer.url",
+            "https://acme.okta.com",
+            "custom authorization server",
+        ),
+        (
+            "every tenant of Entra",
+            stack(Issuer::entra("common", AUDIENCE), Rules::new()),
+            "issuer.tenant",
+            "common",
+            "a GUID in lower case",
+        ),
+        (
+            "Keycloak's account audience",
+            stack(Issuer::keycloak("https://sso.example/realms/acme", "account"), Rules::new()),
+            "issuer.audience",
+            "account",
+            "audience mapper",
+        ),
+        (
+            "GitHub's default audience",
+            stack(Issuer::github_actions("https://github.com/acme"), Rules::new()),
+            "issuer.audience",
+            "https://github.com/acme",
+            "this API's own",
+        ),
+        (
+            "Kubernetes without keys",
+            stack(Issuer::kubernetes("https://kubernetes.default.svc", AUDIENCE), Rules::new()),
+            "issuer.keys",
+            "missing",
+            "with_key_source",
         ),
         (
             "http issuer",
