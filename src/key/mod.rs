@@ -4,6 +4,7 @@
 //! `kid`, and lets readers look keys up without a lock and without waiting. [`Jwk`]s are parsed and checked once, at load.
 
 mod algorithm;
+mod bundle;
 mod cache;
 mod crypto;
 mod fixed;
