@@ -22,6 +22,8 @@ pub(super) struct Header {
     pub(super) alg: String,
     pub(super) kid: Option<Arc<str>>,
     pub(super) typ: Option<String>,
+    /// Whether there is any other than these three.
+    pub(super) has_more: bool,
 }
 
 impl<'a> Jws<'a> {
@@ -57,7 +59,7 @@ impl Header {
         if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID) {
             return Err(TokenError::Malformed("`kid` is longer than 256 bytes"));
         }
-        Ok(Self { alg, kid: kid.map(Into::into), typ })
+        Ok(Self { alg, kid: kid.map(Into::into), typ, has_more: !parameters.is_empty() })
     }
 }
 

@@ -8,6 +8,8 @@ mod claims;
 mod error;
 mod issuer;
 mod jws;
+mod resolve;
+mod tenants;
 #[cfg(test)]
 pub(crate) mod test_tokens;
 mod validate;
@@ -18,5 +20,6 @@ pub use bearer::{AccessToken, BearerError};
 pub use claims::{Claimed, Claims, ClaimsError};
 pub use error::TokenError;
 pub use issuer::Issuer;
+pub use resolve::{ResolveError, ResolveIssuer, ResolveRequest, ResolvedIssuers};
 pub use verified::VerifiedToken;
 pub use verifier::{Verifier, VerifierBuilder};

@@ -108,6 +108,8 @@ impl Expectations {
             }
             KindRule::SubjectIsClient if client == Some(subject) => PrincipalKind::Client,
             KindRule::SubjectIsClient => PrincipalKind::User,
+            KindRule::Spiffe if Self::is_own_workload(issuer, subject) => PrincipalKind::Workload,
+            KindRule::Spiffe => return Err(TokenError::MalformedClaim("sub")),
         };
         Ok(Principal::from_check(Parts {
             kind,

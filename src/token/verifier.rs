@@ -1,6 +1,14 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use super::{AccessToken, Claimed, Issuer, TokenError, VerifiedToken, issuer::Expectations, jws::Jws, verified::Parts};
+use serde_json::{Map, Value};
+
+use super::{
+    AccessToken, Claimed, Issuer, ResolvedIssuers, TokenError, VerifiedToken,
+    issuer::{Expectations, KeyOrigin, KindRule, SpiffeId},
+    jws::Jws,
+    tenants::{Answer, Tenant, Tenants},
+    verified::Parts,
+};
 use crate::{
     ConfigError,
     health::Health,
@@ -14,7 +22,8 @@ use crate::{
 /// What it checks, in this order, each failure a [`TokenError`] of its own:
 ///
 /// 1. size, and the strict form of a compact JWS (one text per token, no repeated members, no `crit`);
-/// 2. `iss` against the configured issuers, byte by byte: of other issuers' tokens nothing more is looked at, and no I/O is done;
+/// 2. `iss` against the configured issuers, byte by byte (of a JWT-SVID without one the trust domain in `sub`): of other issuers' tokens
+///    nothing more is looked at, and no I/O is done but what a [resolver](VerifierBuilder::with_resolved_issuers) does;
 /// 3. `typ` and `alg` against what that issuer may use;
 /// 4. the signature, under a key of that issuer that is meant for that algorithm;
 /// 5. every claim that is used: its form, then `aud`, the kind of token, `exp`, `nbf`, `iat` and the life in between;
@@ -44,12 +53,16 @@ struct Trust {
     issuers: Vec<Arc<Trusted>>,
     /// By every `iss` that one of them writes.
     by_id: HashMap<IssuerId, Arc<Trusted>>,
+    /// Of the names that are not in `by_id`.
+    tenants: Option<Arc<Tenants>>,
     max_token_size: usize,
 }
 
-struct Trusted {
+/// An issuer whose configuration was checked, and its keys.
+pub(super) struct Trusted {
     expectations: Expectations,
     keys: Arc<Cache>,
+    key_origin: KeyOrigin,
 }
 
 impl Verifier {
@@ -59,19 +72,30 @@ impl Verifier {
         Self::builder_of(vec![issuer])
     }
 
-    pub(crate) fn builder_of(issuers: Vec<Issuer>) -> VerifierBuilder {
-        VerifierBuilder { issuers, clock: Arc::new(SystemClock), max_token_size: DEFAULT_TOKEN_SIZE }
+    /// A verifier of the tokens of issuers that are looked up when a token names them, and of no other's;
+    /// [`add_issuer`](VerifierBuilder::add_issuer) accepts issuers that are configured for good as well.
+    #[must_use]
+    pub fn resolving(issuers: ResolvedIssuers) -> VerifierBuilder {
+        Self::builder_of(Vec::new()).with_resolved_issuers(issuers)
     }
 
-    /// Verifies a token as of `now`, and waits for the issuer's keys where that may bring the one that is missing.
+    pub(crate) fn builder_of(issuers: Vec<Issuer>) -> VerifierBuilder {
+        VerifierBuilder { issuers, resolved: None, clock: Arc::new(SystemClock), max_token_size: DEFAULT_TOKEN_SIZE }
+    }
+
+    /// Verifies a token as of `now`, and waits for the issuer's keys where that may bring the one that is missing, and for the look-up
+    /// of an issuer that is not in memory.
     ///
-    /// Dropping the future cancels no key refresh.
+    /// Dropping the future cancels no key refresh and no look-up.
     ///
     /// # Errors
     ///
     /// [`TokenError`], the first that applies in the order of its variants.
     pub async fn verify(&self, token: &AccessToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        let candidate = self.0.examine(token)?;
+        let candidate = match self.0.examine(token)? {
+            Examined::Candidate(candidate) => candidate,
+            Examined::Unresolved(unresolved) => unresolved.resolve().await?,
+        };
         let kid = candidate.kid();
         let keys = &candidate.issuer.keys;
         let keys = match keys.lookup(kid, candidate.algorithm) {
@@ -90,11 +114,13 @@ impl Verifier {
         }
     }
 
-    /// Verifies a token at once; `None` when keys have to be waited for, which [`verify`](Self::verify) does.
+    /// Verifies a token at once; `None` when keys or the look-up of the issuer have to be waited for, which [`verify`](Self::verify)
+    /// does.
     #[must_use]
     pub fn verify_now(&self, token: &AccessToken, now: UnixTime) -> Option<Result<VerifiedToken, TokenError>> {
         let candidate = match self.0.examine(token) {
-            Ok(candidate) => candidate,
+            Ok(Examined::Candidate(candidate)) => candidate,
+            Ok(Examined::Unresolved(_)) => return None,
             Err(error) => return Some(Err(error)),
         };
         match candidate.issuer.keys.lookup(candidate.kid(), candidate.algorithm) {
@@ -111,7 +137,8 @@ impl Verifier {
         Claimed::of(token.as_bytes(), self.0.max_token_size)
     }
 
-    /// Whether the keys of every issuer can be had: the worst of them speaks for all.
+    /// Whether the keys of every configured issuer can be had: the worst of them speaks for all. [Resolved](ResolvedIssuers) issuers
+    /// are left out, because one of many must not take the service out of rotation for the others.
     #[must_use]
     pub fn health(&self) -> Health {
         let mut worst = Health::Ready;
@@ -126,9 +153,14 @@ impl Verifier {
         worst
     }
 
-    /// The issuers whose tokens are accepted, in the order of configuration.
+    /// The configured issuers whose tokens are accepted, in the order of configuration.
     pub fn issuers(&self) -> impl Iterator<Item = &IssuerId> {
         self.0.issuers.iter().flat_map(|issuer| &issuer.expectations.ids)
+    }
+
+    /// Whether issuers beyond those are looked up.
+    pub(crate) fn resolves(&self) -> bool {
+        self.0.tenants.is_some()
     }
 
     /// The same issuers, each with the audiences that name us, for the start-up report.
@@ -148,22 +180,64 @@ impl fmt::Debug for Verifier {
 
 impl Trust {
     /// Everything that needs no key.
-    fn examine<'a>(&'a self, token: &'a AccessToken) -> Result<Candidate<'a>, TokenError> {
+    fn examine<'a>(&'a self, token: &'a AccessToken) -> Result<Examined<'a>, TokenError> {
         let token = token.as_bytes();
         if token.len() > self.max_token_size {
             return Err(TokenError::TooLong { limit: self.max_token_size });
         }
         let jws = Jws::parse(token)?;
-        let claimed = jws.claims.get("iss").and_then(|claimed| claimed.as_str());
-        let (id, issuer) =
-            claimed.and_then(|claimed| self.by_id.get_key_value(claimed)).ok_or(TokenError::UnknownIssuer)?;
-        let expectations = &issuer.expectations;
-        if !expectations.profile.accepts_type(jws.header.typ.as_deref()) {
-            return Err(TokenError::Type);
+        let name = named_issuer(&jws.claims).ok_or(TokenError::UnknownIssuer)?;
+        if let Some((id, issuer)) = self.by_id.get_key_value(name) {
+            return Candidate::new(jws, id, issuer, None).map(Examined::Candidate);
         }
-        let algorithm = Algorithm::from_name(&jws.header.alg).filter(|named| expectations.algorithms.contains(named));
-        let algorithm = algorithm.ok_or(TokenError::Algorithm)?;
-        Ok(Candidate { jws, id: id.clone(), issuer: Arc::clone(issuer), algorithm })
+        let tenants = self.tenants.as_ref().ok_or(TokenError::UnknownIssuer)?;
+        match tenants.find(name) {
+            Some(answer) => Candidate::of_tenant(jws, tenants, answer).map(Examined::Candidate),
+            None => {
+                let name = name.into();
+                Ok(Examined::Unresolved(Unresolved { jws, tenants, name }))
+            }
+        }
+    }
+}
+
+/// The name of the issuer that a token claims: `iss`, or, without one, the trust domain of a SPIFFE ID in `sub`.
+fn named_issuer(claims: &Map<String, Value>) -> Option<&str> {
+    match claims.get("iss") {
+        Some(issuer) => issuer.as_str(),
+        None => SpiffeId::parse(claims.get("sub")?.as_str()?).map(|id| id.issuer()),
+    }
+}
+
+enum Examined<'a> {
+    Candidate(Candidate<'a>),
+    Unresolved(Unresolved<'a>),
+}
+
+/// A token in good form whose issuer has to be looked up.
+struct Unresolved<'a> {
+    jws: Jws<'a>,
+    tenants: &'a Arc<Tenants>,
+    name: Arc<str>,
+}
+
+impl<'a> Unresolved<'a> {
+    async fn resolve(self) -> Result<Candidate<'a>, TokenError> {
+        let answer = self.tenants.resolve(self.name).await;
+        Candidate::of_tenant(self.jws, self.tenants, answer)
+    }
+}
+
+impl Trusted {
+    /// Checks the configuration and starts to load keys, unless `earlier` has them from the same place.
+    pub(super) fn new(issuer: Issuer, clock: &Arc<dyn Clock>, earlier: Option<&Self>) -> Result<Self, ConfigError> {
+        let (name, key_origin) = (issuer.url().to_owned(), issuer.key_origin());
+        let (expectations, source) = issuer.into_parts()?;
+        let keys = match earlier.filter(|earlier| earlier.key_origin.is_same_as(&key_origin)) {
+            Some(earlier) => Arc::clone(&earlier.keys),
+            None => Cache::builder(source).with_name(name).build(Arc::clone(clock))?,
+        };
+        Ok(Self { expectations, keys, key_origin })
     }
 }
 
@@ -174,9 +248,41 @@ struct Candidate<'a> {
     id: IssuerId,
     issuer: Arc<Trusted>,
     algorithm: Algorithm,
+    /// Who is to be told that the issuer is in use.
+    tenant: Option<(&'a Tenants, Arc<Tenant>)>,
 }
 
-impl Candidate<'_> {
+impl<'a> Candidate<'a> {
+    fn of_tenant(jws: Jws<'a>, tenants: &'a Tenants, answer: Answer) -> Result<Self, TokenError> {
+        let tenant = answer?;
+        Self::new(jws, &tenant.id, &tenant.trusted, Some((tenants, Arc::clone(&tenant))))
+    }
+
+    fn new(
+        jws: Jws<'a>,
+        id: &IssuerId,
+        issuer: &Arc<Trusted>,
+        tenant: Option<(&'a Tenants, Arc<Tenant>)>,
+    ) -> Result<Self, TokenError> {
+        let expectations = &issuer.expectations;
+        let is_spiffe = matches!(expectations.profile.kind, KindRule::Spiffe);
+        if !is_spiffe && !jws.claims.contains_key("iss") {
+            return Err(TokenError::UnknownIssuer);
+        }
+        if !expectations.profile.accepts_type(jws.header.typ.as_deref()) {
+            return Err(TokenError::Type);
+        }
+        // JWT-SVID §2: other header parameters are not for SVIDs.
+        if is_spiffe && jws.header.has_more {
+            return Err(TokenError::HeaderParameter("more than alg, kid, typ"));
+        }
+        let algorithm = Algorithm::from_name(&jws.header.alg).filter(|named| expectations.algorithms.contains(named));
+        let algorithm = algorithm.ok_or(TokenError::Algorithm)?;
+        // A trust domain is one party, whatever its SVIDs have in `iss`.
+        let id = expectations.ids.first().filter(|_| is_spiffe).unwrap_or(id).clone();
+        Ok(Self { jws, id, issuer: Arc::clone(issuer), algorithm, tenant })
+    }
+
     fn kid(&self) -> Option<&str> {
         self.jws.header.kid.as_deref()
     }
@@ -187,6 +293,9 @@ impl Candidate<'_> {
         let expectations = &self.issuer.expectations;
         let thumbprint = self.jws.segments.thumbprint();
         let accepted = expectations.accept(&self.id, &self.jws.claims, now, &thumbprint)?;
+        if let Some((tenants, tenant)) = &self.tenant {
+            tenants.confirm(tenant);
+        }
         Ok(VerifiedToken::from_verification(Parts {
             principal: accepted.principal,
             issuer: self.id,
@@ -217,6 +326,7 @@ impl Candidate<'_> {
 /// Builds a [`Verifier`].
 pub struct VerifierBuilder {
     issuers: Vec<Issuer>,
+    resolved: Option<ResolvedIssuers>,
     clock: Arc<dyn Clock>,
     max_token_size: usize,
 }
@@ -227,6 +337,14 @@ impl VerifierBuilder {
     #[must_use]
     pub fn add_issuer(mut self, issuer: Issuer) -> Self {
         self.issuers.push(issuer);
+        self
+    }
+
+    /// Also accepts the tokens of issuers that are looked up when a token names them. The configured ones go first; of their tokens the
+    /// resolver hears nothing.
+    #[must_use]
+    pub fn with_resolved_issuers(mut self, issuers: ResolvedIssuers) -> Self {
+        self.resolved = Some(issuers);
         self
     }
 
@@ -251,7 +369,7 @@ impl VerifierBuilder {
     ///
     /// [`ConfigError`] names the field at fault: an issuer that is no https URL (http is for loopback alone) or is configured twice, a
     /// blank audience, no algorithm, leeway over 120 s, no lifetime, a token size out of bounds, a feature that is missing; for keys
-    /// that come over the network also the lack of a Tokio runtime.
+    /// that come over the network, and for issuers that are looked up, also the lack of a Tokio runtime.
     pub fn build(self) -> Result<Verifier, ConfigError> {
         if !IS_CRYPTO_AVAILABLE {
             return Err(ConfigError::FeatureMissing { field: "verifier".into(), feature: "aws-lc-rs" });
@@ -263,10 +381,7 @@ impl VerifierBuilder {
         let mut issuers: Vec<Arc<Trusted>> = Vec::new();
         let mut by_id = HashMap::new();
         for issuer in self.issuers {
-            let name = issuer.url().to_owned();
-            let (expectations, source) = issuer.into_parts()?;
-            let keys = Cache::builder(source).with_name(name).build(Arc::clone(&self.clock))?;
-            let trusted = Arc::new(Trusted { expectations, keys });
+            let trusted = Arc::new(Trusted::new(issuer, &self.clock, None)?);
             for id in &trusted.expectations.ids {
                 if by_id.insert(id.clone(), Arc::clone(&trusted)).is_some() {
                     let remedy = "configure each issuer once; `add_audience` accepts more audiences";
@@ -275,7 +390,8 @@ impl VerifierBuilder {
             }
             issuers.push(trusted);
         }
-        Ok(Verifier(Arc::new(Trust { issuers, by_id, max_token_size: self.max_token_size })))
+        let tenants = self.resolved.map(|issuers| Tenants::new(issuers, self.clock)).transpose()?;
+        Ok(Verifier(Arc::new(Trust { issuers, by_id, tenants, max_token_size: self.max_token_size })))
     }
 }
 

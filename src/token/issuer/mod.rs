@@ -1,11 +1,15 @@
 mod profile;
+mod spiffe;
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::Uri;
 
 use self::profile::{AUTH0, OAUTH, Profile, RFC9068};
-pub(super) use self::profile::{Expectations, KindRule};
+pub(super) use self::{
+    profile::{Expectations, KindRule},
+    spiffe::SpiffeId,
+};
 use crate::{
     ConfigError,
     key::{Algorithm, Fixed, JwkSet, KeySource},
@@ -42,12 +46,18 @@ pub struct Issuer {
     max_lifetime: Duration,
     requires_token_id: bool,
     keys: Keys,
+    /// Further names in `iss`, of a SPIFFE trust domain.
+    svid_issuers: Vec<String>,
 }
 
 #[derive(Clone)]
 enum Keys {
     Discovery,
     Url(
+        #[cfg_attr(not(feature = "remote-jwks"), expect(dead_code, reason = "without the feature a URL is an error"))]
+        String,
+    ),
+    Bundle(
         #[cfg_attr(not(feature = "remote-jwks"), expect(dead_code, reason = "without the feature a URL is an error"))]
         String,
     ),
@@ -97,6 +107,7 @@ impl Issuer {
             max_lifetime: Duration::from_secs(24 * 60 * 60),
             requires_token_id: false,
             keys: Keys::Discovery,
+            svid_issuers: Vec::new(),
         }
     }
 
@@ -159,10 +170,14 @@ impl Issuer {
         self
     }
 
-    /// `iss` of the tokens, byte by byte.
+    /// `iss` of the tokens, byte by byte; of a SPIFFE trust domain `spiffe://{trust domain}`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    pub(super) fn key_origin(&self) -> KeyOrigin {
+        KeyOrigin { url: self.url.clone(), keys: self.keys.clone() }
     }
 
     /// Checks the configuration.
@@ -170,7 +185,9 @@ impl Issuer {
         if let Some(domain) = &self.domain {
             check_domain(domain)?;
         }
-        check_url(&self.url)?;
+        let is_spiffe = matches!(self.profile.kind, KindRule::Spiffe);
+        if is_spiffe { self.check_trust_domain() } else { check_url(&self.url) }?;
+        self.check_svid_issuers(is_spiffe)?;
         if self.algorithms.is_empty() {
             return Err(ConfigError::invalid(
                 "issuer.algorithms",
@@ -195,7 +212,7 @@ impl Issuer {
         let source = self.key_source()?;
         let expectations = Expectations {
             profile: self.profile,
-            ids: vec![IssuerId::new(self.url)],
+            ids: std::iter::once(self.url).chain(self.svid_issuers).map(IssuerId::new).collect(),
             audiences: self.audiences.into_iter().map(Audience::new).collect(),
             algorithms: self.algorithms,
             leeway: self.leeway,
@@ -225,6 +242,7 @@ impl Issuer {
         Ok(match &self.keys {
             Keys::Discovery => Arc::new(Remote::discover(&self.url).build()?),
             Keys::Url(url) => Arc::new(Remote::url(url).build()?),
+            Keys::Bundle(url) => Arc::new(Remote::bundle(url).build()?),
             Keys::Source(source) => Arc::clone(source),
         })
     }
@@ -235,8 +253,27 @@ impl Issuer {
         match &self.keys {
             Keys::Discovery => Err(missing("issuer.keys")),
             Keys::Url(_) => Err(missing("issuer.jwks_url")),
+            Keys::Bundle(_) => Err(missing("issuer.bundle_url")),
             Keys::Source(source) => Ok(Arc::clone(source)),
         }
+    }
+}
+
+/// Where an issuer's keys come from, to tell whether keys that were loaded for one configuration serve another.
+pub(super) struct KeyOrigin {
+    url: String,
+    keys: Keys,
+}
+
+impl KeyOrigin {
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        let is_same_place = match (&self.keys, &other.keys) {
+            (Keys::Discovery, Keys::Discovery) => true,
+            (Keys::Url(one), Keys::Url(two)) | (Keys::Bundle(one), Keys::Bundle(two)) => one == two,
+            (Keys::Source(one), Keys::Source(two)) => Arc::ptr_eq(one, two),
+            _ => false,
+        };
+        self.url == other.url && is_same_place
     }
 }
 

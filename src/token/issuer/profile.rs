@@ -41,6 +41,8 @@ pub(in crate::token) enum KindRule {
     Auth0,
     /// An agent when `sub_profile` says so, a client when `sub` is the client id, else a user.
     SubjectIsClient,
+    /// A workload, by the SPIFFE ID in `sub`. The header is held to JWT-SVID as well.
+    Spiffe,
 }
 
 impl Profile {
@@ -96,6 +98,19 @@ pub(super) const OAUTH: Profile = Profile {
     roles: Some("roles"),
     tenant: None,
     kind: KindRule::SubjectIsClient,
+};
+
+pub(super) const SPIFFE: Profile = Profile {
+    algorithms: &[Algorithm::Rs256, Algorithm::Ps256, Algorithm::Es256, Algorithm::Es384],
+    types: &["jwt", "jose"],
+    type_may_be_absent: true,
+    required: &[],
+    client: &[],
+    scope_array: None,
+    permissions: None,
+    roles: None,
+    tenant: None,
+    kind: KindRule::Spiffe,
 };
 
 #[cfg(test)]
