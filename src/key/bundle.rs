@@ -84,7 +84,9 @@ mod tests {
             key(&json!("wit-svid"), &json!("w")),
             key(&json!("jwt-svid"), &json!("b")),
         ];
-        for usage in [json!("sig"), json!("enc"), json!(""), json!("JWT-SVID"), json!("jwt-svid "), json!(null), json!(7)] {
+        for usage in
+            [json!("sig"), json!("enc"), json!(""), json!("JWT-SVID"), json!("jwt-svid "), json!(null), json!(7)]
+        {
             keys.push(key(&usage, &json!("other")));
         }
         for kid in [json!(null), json!(""), json!(7)] {

@@ -82,7 +82,9 @@ pub struct ResolveRequest {
 }
 
 impl ResolveRequest {
-    pub(crate) const fn new(claimed_issuer: Arc<str>) -> Self {
+    /// Asks for this name: what a verifier does, and what tests of a resolver do.
+    #[must_use]
+    pub const fn new(claimed_issuer: Arc<str>) -> Self {
         Self { claimed_issuer }
     }
 }
@@ -109,8 +111,8 @@ impl ResolveError {
 /// Issuers that are looked up when a token names them, and the bounds in which their number, their age and the look-ups are kept.
 ///
 /// - **A limited number** of them, each with its rules and its keys, is in memory. Only a token that verified makes its issuer a
-///   recent one; of two issuers without such a token the older goes first. So tokens that somebody made up, even in the names of
-///   real issuers, cannot push out those that are in use.
+///   recent one; those without such a token are the first to go. So tokens that somebody made up, even in the names of real
+///   issuers, push out each other and not those that are in use.
 /// - **A limited life.** An issuer is looked up again from 80 % of its life on, without anybody waiting, so that one which was
 ///   removed, or has another audience, counts no longer than that. Keys are kept across it where they come from the same place: the
 ///   same address, or clones of one [`Issuer`].
@@ -215,7 +217,11 @@ impl Settings {
             ("resolved_issuers.max_concurrent", self.max_concurrent, 1_024),
         ] {
             if value == 0 || value > most {
-                return Err(ConfigError::invalid(field, value.to_string(), format!("choose a number from 1 to {most}")));
+                return Err(ConfigError::invalid(
+                    field,
+                    value.to_string(),
+                    format!("choose a number from 1 to {most}"),
+                ));
             }
         }
         Ok(())

@@ -348,3 +348,579 @@ const MAX_NAME: usize = 2_048;
 const MAX_CAUSE: usize = 512;
 const MAX_REFUSED: usize = 10_000;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+    };
+
+    use async_trait::async_trait;
+    use serde_json::{Value, json};
+    use tokio::{sync::Semaphore, task::JoinSet};
+
+    use super::*;
+    use crate::{
+        health::Health,
+        key::{Algorithm, JwkSet, KeyError, KeySource, LoadRequest, LoadedKeys},
+        time::UnixTime,
+        token::{
+            AccessToken, Verifier, VerifierBuilder,
+            test_tokens::{NOW, now, public_key, public_keys, seal, token, with},
+        },
+    };
+
+    impl Tenants {
+        /// How many are known, refused, and being looked up, and how many of those for strangers.
+        fn sizes(&self) -> [usize; 4] {
+            let state = self.lock();
+            [state.known.len(), state.refused.len(), state.flights.len(), state.strangers]
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Stopped(Arc<AtomicU64>);
+
+    impl Stopped {
+        fn pass(&self, seconds: u64) {
+            self.0.fetch_add(seconds, SeqCst);
+        }
+    }
+
+    impl Clock for Stopped {
+        fn now(&self) -> UnixTime {
+            now()
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_secs(self.0.load(SeqCst))
+        }
+    }
+
+    type Resolved = Result<Option<Issuer>, ResolveError>;
+
+    /// Answers by a function, behind a gate, and counts.
+    struct Store {
+        answer: Box<dyn Fn(&str) -> Resolved + Send + Sync>,
+        gate: Semaphore,
+        asked: AtomicUsize,
+        running: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    impl Store {
+        fn new(answer: impl Fn(&str) -> Resolved + Send + Sync + 'static) -> Arc<Self> {
+            let store = Self::shut(answer);
+            store.gate.close();
+            store
+        }
+
+        /// Answers nobody until the gate opens.
+        fn shut(answer: impl Fn(&str) -> Resolved + Send + Sync + 'static) -> Arc<Self> {
+            let (asked, running, most) = Default::default();
+            Arc::new(Self { answer: Box::new(answer), gate: Semaphore::new(0), asked, running, most })
+        }
+
+        /// Knows every issuer of `tenants.example`.
+        fn of_tenants() -> Arc<Self> {
+            Self::new(|name| Ok(name.ends_with(".tenants.example").then(|| tenant(name))))
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.load(SeqCst)
+        }
+    }
+
+    #[async_trait]
+    impl ResolveIssuer for Store {
+        async fn resolve(self: Arc<Self>, request: ResolveRequest) -> Resolved {
+            self.asked.fetch_add(1, SeqCst);
+            let running = self.running.fetch_add(1, SeqCst) + 1;
+            self.most.fetch_max(running, SeqCst);
+            let _closed_when_open = self.gate.acquire().await;
+            self.running.fetch_sub(1, SeqCst);
+            (self.answer)(&request.claimed_issuer)
+        }
+    }
+
+    fn tenant(url: &str) -> Issuer {
+        Issuer::oauth(url, "https://api.example").with_keys(public_keys())
+    }
+
+    fn issuers(store: &Arc<Store>) -> ResolvedIssuers {
+        ResolvedIssuers::new(Arc::clone(store))
+    }
+
+    fn resolving(store: &Arc<Store>, clock: &Stopped) -> VerifierBuilder {
+        Verifier::resolving(issuers(store)).with_clock(clock.clone())
+    }
+
+    fn tenants(issuers: ResolvedIssuers, clock: &Stopped) -> Arc<Tenants> {
+        Tenants::new(issuers, Arc::new(clock.clone())).unwrap()
+    }
+
+    fn url(number: impl std::fmt::Display) -> String {
+        format!("https://t{number}.tenants.example")
+    }
+
+    fn claims(issuer: &str) -> Value {
+        json!({"iss": issuer, "aud": "https://api.example", "sub": "u1", "exp": NOW + 600})
+    }
+
+    fn of(issuer: &str) -> AccessToken {
+        token(&claims(issuer))
+    }
+
+    /// In good form, and signed by nobody.
+    fn forged(issuer: &str) -> AccessToken {
+        let header = json!({"alg": "Ed25519", "kid": "Ed25519"}).to_string();
+        let good = seal(Algorithm::Ed25519, header, claims(issuer).to_string());
+        let text = String::from_utf8(good.as_bytes().to_vec()).unwrap();
+        AccessToken::new(format!("{}.AAAA", text.rsplit_once('.').unwrap().0)).unwrap()
+    }
+
+    async fn refused(verifier: &Verifier, token: &AccessToken) -> Option<TokenError> {
+        verifier.verify(token, now()).await.err()
+    }
+
+    const UNAVAILABLE: TokenError = TokenError::KeysUnavailable(KeyErrorKind::Unavailable);
+
+    /// Lets the tasks in the background come to their end.
+    async fn settle() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_issuer_is_looked_up_once_and_then_known_at_once() {
+        let (store, clock) = (Store::of_tenants(), Stopped::default());
+        let verifier = resolving(&store, &clock).build().unwrap();
+        assert!(verifier.verify_now(&of(&url(1)), now()).is_none(), "the look-up has to be waited for");
+        assert_eq!(store.asked(), 0);
+        let verified = verifier.verify(&of(&url(1)), now()).await.unwrap();
+        assert_eq!(verified.issuer().as_str(), url(1));
+        assert!(verifier.verify_now(&of(&url(1)), now()).unwrap().is_ok());
+        assert_eq!(refused(&verifier, &forged(&url(1))).await, Some(TokenError::Signature));
+        assert_eq!(store.asked(), 1);
+        assert_eq!((verifier.issuers().count(), verifier.health()), (0, Health::Ready));
+    }
+
+    #[tokio::test]
+    async fn a_configured_issuer_goes_first_and_its_name_never_reaches_the_resolver() {
+        let store = Store::new(|_| panic!("asked"));
+        let verifier = Verifier::builder(tenant("https://own.example")).with_resolved_issuers(issuers(&store));
+        let verifier = verifier.build().unwrap();
+        assert!(verifier.verify(&of("https://own.example"), now()).await.is_ok());
+        assert_eq!(refused(&verifier, &forged("https://own.example")).await, Some(TokenError::Signature));
+        assert_eq!(store.asked(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_no_issuer_is_called_is_not_looked_up() {
+        let store = Store::new(|_| panic!("asked"));
+        let verifier = resolving(&store, &Stopped::default()).build().unwrap();
+        for name in ["".to_owned(), " ".to_owned(), "a\nb".to_owned(), "\0".to_owned(), "x".repeat(MAX_NAME + 1)] {
+            assert_eq!(refused(&verifier, &of(&name)).await, Some(TokenError::UnknownIssuer), "{name:?}");
+        }
+        for odd in [json!(null), json!(7), json!(["https://t1.tenants.example"])] {
+            let odd = token(&with(&claims(""), json!({"iss": odd})));
+            assert_eq!(refused(&verifier, &odd).await, Some(TokenError::UnknownIssuer));
+        }
+        assert_eq!(store.asked(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_trust_domain_can_be_a_tenant() {
+        let answer = |name: &str| {
+            Ok((name == "spiffe://prod.example")
+                .then(|| Issuer::spiffe("prod.example", "api").with_keys(public_keys())))
+        };
+        let (store, clock) = (Store::new(answer), Stopped::default());
+        let verifier = resolving(&store, &clock).build().unwrap();
+        let svid = |sub: &str| {
+            let claims = json!({"sub": sub, "aud": ["api"], "exp": NOW + 300});
+            seal(Algorithm::Es256, r#"{"alg":"ES256","kid":"ES256"}"#, claims.to_string())
+        };
+        assert_eq!(refused(&verifier, &svid("spiffe://prod.example/web")).await, None);
+        assert_eq!(refused(&verifier, &svid("spiffe://evil.example/web")).await, Some(TokenError::UnknownIssuer));
+        // The subject of an issuer of another kind names nobody.
+        let store = Store::new(|name| Ok(Some(Issuer::oauth(name, "api"))));
+        let verifier = resolving(&store, &clock).build().unwrap();
+        assert_eq!(refused(&verifier, &svid("spiffe://prod.example/web")).await, Some(UNAVAILABLE));
+    }
+
+    /// Keys that know how many of their kind are alive.
+    struct Counted(JwkSet, Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.1.fetch_sub(1, SeqCst);
+        }
+    }
+
+    #[async_trait]
+    impl KeySource for Counted {
+        async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
+            Ok(LoadedKeys::new(self.0.clone()))
+        }
+
+        fn load_now(&self) -> Option<Result<LoadedKeys, KeyError>> {
+            Some(Ok(LoadedKeys::new(self.0.clone())))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_million_tenants_fit_in_bounded_memory_and_come_back_when_they_are_needed() {
+        let keys: JwkSet = [public_key(Algorithm::Es256)].into_iter().collect();
+        let live = Arc::<AtomicUsize>::default();
+        let counter = Arc::clone(&live);
+        let store = Store::new(move |name| {
+            counter.fetch_add(1, SeqCst);
+            Ok(Some(Issuer::oauth(name, "api").with_key_source(Counted(keys.clone(), Arc::clone(&counter)))))
+        });
+        let tenants = tenants(issuers(&store), &Stopped::default());
+        // Unoptimised, a tenth of them takes seconds and the whole a minute.
+        let million = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
+        for number in 0..million {
+            assert!(tenants.resolve(url(number).into()).await.is_ok());
+            let alive = live.load(SeqCst);
+            assert!(alive <= 1_025, "{alive} are alive after {number}");
+        }
+        assert_eq!((store.asked(), tenants.sizes()), (million, [1_024, 0, 0, 0]));
+        let gone = (0..million).rev().find(|number| tenants.find(&url(number)).is_none()).unwrap();
+        assert!(tenants.resolve(url(gone).into()).await.is_ok());
+        assert_eq!(store.asked(), million + 1);
+    }
+
+    #[tokio::test]
+    async fn made_up_tokens_in_the_names_of_real_tenants_push_out_each_other() {
+        let (store, clock) = (Store::of_tenants(), Stopped::default());
+        let verifier = Verifier::resolving(issuers(&store).with_max_issuers(8)).with_clock(clock).build().unwrap();
+        for number in 0..8 {
+            assert_eq!(refused(&verifier, &of(&url(number))).await, None);
+        }
+        for number in 100..1_100 {
+            assert_eq!(refused(&verifier, &forged(&url(number))).await, Some(TokenError::Signature));
+        }
+        let asked = store.asked();
+        for number in 1..8 {
+            assert!(verifier.verify_now(&of(&url(number)), now()).is_some_and(|verified| verified.is_ok()), "{number}");
+        }
+        assert_eq!(store.asked(), asked, "one place is all that strangers get");
+        // And a tenant that proves itself stays.
+        assert_eq!(refused(&verifier, &of(&url(9))).await, None);
+        assert_eq!(refused(&verifier, &forged(&url(2_000))).await, Some(TokenError::Signature));
+        assert!(verifier.verify_now(&of(&url(9)), now()).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_tenant_that_was_pushed_out_while_its_token_was_verified_stays() {
+        let (store, clock) = (Store::of_tenants(), Stopped::default());
+        let tenants = tenants(issuers(&store).with_max_issuers(2), &clock);
+        assert!(tenants.resolve(url(2).into()).await.is_ok());
+        let mine = tenants.resolve(url(1).into()).await.unwrap();
+        assert!(tenants.resolve(url(3).into()).await.is_ok());
+        assert!(tenants.find(&url(1)).is_none());
+        tenants.confirm(&mine);
+        assert!(tenants.find(&url(1)).is_some());
+        // Not so once its life is over.
+        tenants.lock().known.clear();
+        clock.pass(300);
+        tenants.confirm(&mine);
+        assert_eq!(tenants.sizes(), [0; 4]);
+    }
+
+    #[tokio::test]
+    async fn ten_thousand_unknown_issuers_cost_at_most_the_cap_and_are_never_called_unknown_unasked() {
+        let (store, clock) = (Store::shut(|_| Ok(None)), Stopped::default());
+        let tenants = tenants(issuers(&store), &clock);
+        let mut waiting = JoinSet::new();
+        for number in 0..10_000 {
+            let tenants = Arc::clone(&tenants);
+            waiting.spawn(async move { tenants.resolve(url(number).into()).await.err() });
+        }
+        for _ in 0..10_000 - 64 {
+            let refusal = waiting.join_next().await.unwrap().unwrap();
+            assert_eq!(refusal, Some(Refusal::Unavailable(KeyErrorKind::Unavailable)));
+        }
+        settle().await;
+        assert_eq!((store.asked(), store.most.load(SeqCst), tenants.sizes()), (64, 64, [0, 0, 64, 64]));
+        store.gate.close();
+        for _ in 0..64 {
+            assert_eq!(waiting.join_next().await.unwrap().unwrap(), Some(Refusal::Unknown));
+        }
+        assert_eq!((store.asked(), tenants.sizes()), (64, [0, 64, 0, 0]));
+    }
+
+    #[tokio::test]
+    async fn unknown_names_are_remembered_for_a_while_in_bounded_memory_and_not_as_text() {
+        let (store, clock) = (Store::new(|_| Ok(None)), Stopped::default());
+        let tenants = tenants(issuers(&store), &clock);
+        for number in 0..20_000 {
+            assert_eq!(tenants.resolve(url(number).into()).await.err(), Some(Refusal::Unknown));
+        }
+        assert_eq!(tenants.sizes(), [0, MAX_REFUSED, 0, 0]);
+        assert!(matches!(tenants.find(&url(19_999)), Some(Err(Refusal::Unknown))));
+        assert!(tenants.find(&url(0)).is_none(), "the oldest is forgotten");
+        clock.pass(29);
+        assert!(tenants.find(&url(19_999)).is_some());
+        clock.pass(1);
+        assert!(tenants.find(&url(19_999)).is_none());
+    }
+
+    #[tokio::test]
+    async fn one_look_up_serves_all_who_wait_and_outlives_the_request_that_started_it() {
+        let (store, clock) = (Store::shut(|name| Ok(Some(tenant(name)))), Stopped::default());
+        let verifier = resolving(&store, &clock).build().unwrap();
+        let first = tokio::spawn({
+            let (verifier, token) = (verifier.clone(), of(&url(1)));
+            async move { verifier.verify(&token, now()).await.map(|_| ()) }
+        });
+        settle().await;
+        let mut waiting = JoinSet::new();
+        for _ in 0..100 {
+            let (verifier, token) = (verifier.clone(), of(&url(1)));
+            waiting.spawn(async move { verifier.verify(&token, now()).await.is_ok() });
+        }
+        settle().await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        store.gate.close();
+        assert!(waiting.join_all().await.into_iter().all(|is_ok| is_ok));
+        assert_eq!(store.asked(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_tenant_that_was_removed_stops_verifying_within_one_lifetime() {
+        let is_there = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let flag = Arc::clone(&is_there);
+        let store = Store::new(move |name| Ok(flag.load(SeqCst).then(|| tenant(name))));
+        let clock = Stopped::default();
+        let verifier = resolving(&store, &clock).build().unwrap();
+        let tokens = [of(&url(1)), of(&url(2))];
+        for token in &tokens {
+            assert_eq!(refused(&verifier, token).await, None);
+        }
+        is_there.store(false, SeqCst);
+        clock.pass(239);
+        assert_eq!(refused(&verifier, &tokens[0]).await, None);
+        assert_eq!(store.asked(), 2);
+        clock.pass(1);
+        assert_eq!(refused(&verifier, &tokens[0]).await, None, "looked up again without anybody waiting");
+        settle().await;
+        assert_eq!(store.asked(), 3);
+        assert_eq!(refused(&verifier, &tokens[0]).await, Some(TokenError::UnknownIssuer));
+        clock.pass(60);
+        assert!(verifier.verify_now(&tokens[1], now()).is_none(), "also where nobody asked in between");
+        assert_eq!(refused(&verifier, &tokens[1]).await, Some(TokenError::UnknownIssuer));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_down_costs_no_known_tenant_its_life_and_is_asked_once_a_second() {
+        let is_down = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let flag = Arc::clone(&is_down);
+        let store = Store::new(move |name| match flag.load(SeqCst) {
+            true => Err(ResolveError::unavailable("down")),
+            false => Ok(Some(tenant(name))),
+        });
+        let clock = Stopped::default();
+        let verifier = resolving(&store, &clock).build().unwrap();
+        assert_eq!(refused(&verifier, &of(&url(1))).await, None);
+        is_down.store(true, SeqCst);
+        clock.pass(240);
+        for _ in 0..10 {
+            assert_eq!(refused(&verifier, &of(&url(1))).await, None);
+            settle().await;
+        }
+        assert_eq!(store.asked(), 2);
+        clock.pass(59);
+        assert_eq!(refused(&verifier, &of(&url(1))).await, None);
+        settle().await;
+        assert_eq!(store.asked(), 3);
+        clock.pass(1);
+        for _ in 0..10 {
+            assert_eq!(refused(&verifier, &of(&url(1))).await, Some(UNAVAILABLE), "closed, and our fault");
+        }
+        assert_eq!(store.asked(), 4);
+        is_down.store(false, SeqCst);
+        clock.pass(1);
+        assert_eq!(refused(&verifier, &of(&url(1))).await, None);
+    }
+
+    #[tokio::test]
+    async fn known_tenants_are_looked_up_again_whatever_strangers_do() {
+        let clock = Stopped::default();
+        clock.pass(300);
+        let shut = Store::shut(|name| Ok(Some(tenant(name))));
+        let tenants = tenants(issuers(&shut).with_max_concurrent(1), &clock);
+        tenants.lock().known.put(IssuerId::new(url(1)), {
+            let trusted = Trusted::new(tenant(&url(1)), &tenants.clock, None).unwrap();
+            let (renew_at, until) = (Duration::ZERO, Duration::from_secs(1));
+            Arc::new(Tenant { id: IssuerId::new(url(1)), trusted: Arc::new(trusted), renew_at, until })
+        });
+        let resolve = |number| {
+            tokio::spawn({
+                let tenants = Arc::clone(&tenants);
+                async move { tenants.resolve(url(number).into()).await.err() }
+            })
+        };
+        let stranger = resolve(7);
+        settle().await;
+        assert_eq!(resolve(8).await.unwrap(), Some(Refusal::Unavailable(KeyErrorKind::Unavailable)), "no room");
+        let known = resolve(1);
+        settle().await;
+        assert_eq!(shut.asked(), 2);
+        shut.gate.close();
+        assert_eq!((stranger.await.unwrap(), known.await.unwrap()), (None, None));
+    }
+
+    /// Waits for ever.
+    struct Stuck;
+
+    #[async_trait]
+    impl KeySource for Stuck {
+        async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn the_broken_keys_of_one_tenant_delay_no_other() {
+        let store = Store::new(|name| {
+            Ok(Some(if name == url(1) { tenant(name).with_key_source(Stuck) } else { tenant(name) }))
+        });
+        let verifier = resolving(&store, &Stopped::default()).build().unwrap();
+        let stuck = tokio::spawn({
+            let (verifier, token) = (verifier.clone(), of(&url(1)));
+            async move { verifier.verify(&token, now()).await.map(|_| ()) }
+        });
+        settle().await;
+        for number in 2..100 {
+            assert_eq!(refused(&verifier, &of(&url(number))).await, None);
+        }
+        assert!(!stuck.is_finished());
+        assert_eq!(verifier.health(), Health::Ready);
+        stuck.abort();
+    }
+
+    #[tokio::test]
+    async fn two_tenants_with_the_same_kid_never_share_a_key() {
+        let store = Store::new(|name| {
+            let key = if name == url(1) { Algorithm::Ed25519 } else { Algorithm::Es256 };
+            Ok(Some(tenant(name).with_keys([public_key(key)].into_iter().collect())))
+        });
+        let verifier = resolving(&store, &Stopped::default()).build().unwrap();
+        assert_eq!(refused(&verifier, &of(&url(1))).await, None);
+        assert_eq!(refused(&verifier, &of(&url(2))).await, Some(TokenError::UnknownKey));
+    }
+
+    /// Loads its keys in the background, and counts how often.
+    struct Slow(AtomicUsize);
+
+    #[async_trait]
+    impl KeySource for Slow {
+        async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
+            self.0.fetch_add(1, SeqCst);
+            Ok(LoadedKeys::new(public_keys()))
+        }
+    }
+
+    #[tokio::test]
+    async fn rules_are_renewed_and_keys_from_the_same_place_are_kept() {
+        let slow = Arc::new(Slow(AtomicUsize::new(0)));
+        let kept = Issuer::oauth(url(1), "https://api.example").with_key_source(Arc::clone(&slow));
+        let answers = AtomicUsize::new(0);
+        let store = Store::new(move |_| {
+            let issuer = kept.clone();
+            Ok(Some(if answers.fetch_add(1, SeqCst) == 0 {
+                issuer
+            } else {
+                issuer.add_audience("https://new.example")
+            }))
+        });
+        let clock = Stopped::default();
+        let verifier = resolving(&store, &clock).build().unwrap();
+        let newer = token(&with(&claims(&url(1)), json!({"aud": "https://new.example"})));
+        assert_eq!(refused(&verifier, &newer).await, Some(TokenError::Audience));
+        clock.pass(240);
+        assert_eq!(refused(&verifier, &newer).await, Some(TokenError::Audience));
+        settle().await;
+        assert_eq!(refused(&verifier, &newer).await, None);
+        assert_eq!((store.asked(), slow.0.load(SeqCst)), (2, 1));
+    }
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_resolver_does_wrong_is_our_fault_and_logged_without_the_claimed_name() {
+        const CANARY: &str = "https://canary.example";
+        type Answers = fn(&str) -> Resolved;
+        let rows: [(&str, Answers, TokenError, &str); 7] = [
+            ("down", |_| Err(ResolveError::unavailable("no route\nto host")), UNAVAILABLE, "no route\\\\nto host"),
+            ("panics", |_| panic!("odd"), UNAVAILABLE, "panicked"),
+            ("another issuer", |_| Ok(Some(tenant("https://other.example"))), UNAVAILABLE, "another issuer"),
+            ("a slash more", |name| Ok(Some(tenant(&format!("{name}/")))), UNAVAILABLE, "another issuer"),
+            ("no algorithm", |name| Ok(Some(tenant(name).with_algorithms([]))), UNAVAILABLE, "issuer.algorithms"),
+            ("no keys", |name| Ok(Some(tenant(name).with_keys(JwkSet::default()))), UNAVAILABLE, "key.source"),
+            ("blank audience", |name| Ok(Some(tenant(name).add_audience(""))), UNAVAILABLE, "issuer.audience"),
+        ];
+        for (name, answer, error, words) in rows {
+            let written = Written::default();
+            let writer = written.clone();
+            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+            let _kept = tracing::subscriber::set_default(subscriber);
+            let (store, clock) = (Store::new(answer), Stopped::default());
+            let verifier = resolving(&store, &clock).build().unwrap();
+            for _ in 0..5 {
+                assert_eq!(refused(&verifier, &of(CANARY)).await, Some(error.clone()), "{name}");
+            }
+            assert_eq!(store.asked(), 1, "{name}: not asked again at once");
+            clock.pass(1);
+            assert_eq!(refused(&verifier, &of(CANARY)).await, Some(error), "{name}");
+            assert_eq!(store.asked(), 2, "{name}");
+            let log = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            assert!(log.contains(words) && log.contains("issuer_sha256"), "{name}: {log}");
+            assert!(!log.contains("canary"), "{name}: {log}");
+        }
+
+        let (store, clock) = (Store::shut(|_| Ok(None)), Stopped::default());
+        let hasty = issuers(&store).with_deadline(Duration::from_millis(20));
+        let verifier = Verifier::resolving(hasty).with_clock(clock).build().unwrap();
+        let late = refused(&verifier, &of(CANARY)).await;
+        assert_eq!(late, Some(TokenError::KeysUnavailable(KeyErrorKind::Timeout)), "past the deadline");
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_failures_is_one_line_a_second() {
+        let mut complaint = Complaint::default();
+        let said: Vec<_> = (0..3_000).filter_map(|millis| complaint.speak(Duration::from_millis(millis))).collect();
+        assert_eq!(said, [0, 999, 999]);
+    }
+
+    #[test]
+    fn outside_a_runtime_nothing_builds() {
+        let store = Store::of_tenants();
+        let error = Verifier::resolving(issuers(&store)).build().unwrap_err();
+        assert!(matches!(error, ConfigError::NoRuntime { part: "resolved_issuers" }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn bounds_are_checked_while_building() {
+        let store = Store::of_tenants();
+        let error = Verifier::resolving(issuers(&store).with_max_issuers(0)).build().unwrap_err();
+        assert_eq!(error.field(), "resolved_issuers.max_issuers");
+    }
+}

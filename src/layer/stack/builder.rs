@@ -194,7 +194,11 @@ impl StackBuilder {
                     let audiences: Vec<_> = audiences.iter().map(Audience::as_str).collect();
                     format!("{issuer} for {}", audiences.join(", "))
                 })
-                .chain(verifier.resolves().then(|| "those that the resolver knows, for the audiences that it gives".to_owned()))
+                .chain(
+                    verifier
+                        .resolves()
+                        .then(|| "those that the resolver knows, for the audiences that it gives".to_owned()),
+                )
                 .collect(),
             audit: match audit.mode() {
                 Mode::Deny => "deny: what cannot be written down is refused",

@@ -180,6 +180,12 @@ impl Issuer {
         KeyOrigin { url: self.url.clone(), keys: self.keys.clone() }
     }
 
+    /// Checks the configuration, for the conformance suite of resolvers.
+    #[cfg(feature = "testing")]
+    pub(crate) fn check(self) -> Result<(), ConfigError> {
+        self.into_parts().map(drop)
+    }
+
     /// Checks the configuration.
     pub(super) fn into_parts(self) -> Result<(Expectations, Arc<dyn KeySource>), ConfigError> {
         if let Some(domain) = &self.domain {

@@ -58,7 +58,8 @@ impl Issuer {
             return Err(ConfigError::invalid("issuer.algorithms", odd.name(), remedy));
         }
         if matches!(self.keys, Keys::Discovery) {
-            let remedy = "say where the keys are: `with_bundle_url` for a trust bundle, `with_jwks_url` for a plain key set";
+            let remedy =
+                "say where the keys are: `with_bundle_url` for a trust bundle, `with_jwks_url` for a plain key set";
             return Err(ConfigError::missing("issuer.keys", remedy));
         }
         Ok(())
@@ -202,7 +203,8 @@ mod tests {
         for alg in ["EdDSA", "HS256", "HS384", "HS512", "none"] {
             assert_eq!(with_header(json!({"alg": alg})), Some(TokenError::Algorithm), "{alg}");
         }
-        let error = Verifier::builder(prod().with_keys(public_keys()).with_algorithms(Algorithm::ALL)).build().unwrap_err();
+        let error =
+            Verifier::builder(prod().with_keys(public_keys()).with_algorithms(Algorithm::ALL)).build().unwrap_err();
         assert_eq!(error.field(), "issuer.algorithms");
         let fewer = prod().with_keys(public_keys()).with_algorithms([Algorithm::Es384]);
         let fewer = Verifier::builder(fewer).build().unwrap();
@@ -276,7 +278,8 @@ mod tests {
         for issuer in [json!(""), json!([]), json!(false), json!(["spiffe://prod.example"])] {
             assert_eq!(with_claims(json!({"iss": issuer})), Some(TokenError::UnknownIssuer), "{issuer}");
         }
-        let null = r#"{"iss":null,"sub":"spiffe://prod.example/ns/web","aud":"spiffe://prod.example/jobs","exp":1800000300}"#;
+        let null =
+            r#"{"iss":null,"sub":"spiffe://prod.example/ns/web","aud":"spiffe://prod.example/jobs","exp":1800000300}"#;
         let null = seal(Algorithm::Es256, r#"{"alg":"ES256"}"#, null);
         assert_eq!(verified(&verifier(), &null).err(), Some(TokenError::UnknownIssuer));
     }
@@ -295,7 +298,9 @@ mod tests {
         let svid_with_name = svid(Algorithm::Es256, json!({}), json!({"iss": spire}));
         let verified = verified(&named, &svid_with_name).unwrap();
         assert_eq!(verified.principal().issuer().unwrap().as_str(), "spiffe://prod.example");
-        for subject in ["spiffe://other.example/ns/web", "spiffe://prod.example/a/./b", "spiffe://prod.example", "alice"] {
+        for subject in
+            ["spiffe://other.example/ns/web", "spiffe://prod.example/a/./b", "spiffe://prod.example", "alice"]
+        {
             let outside = refused(json!({"iss": spire, "sub": subject}));
             assert_eq!(outside, Some(TokenError::MalformedClaim("sub")), "{subject}");
         }
@@ -326,9 +331,7 @@ mod tests {
         // One key each for X.509-SVIDs, WIT-SVIDs and JWT-SVIDs, all of them the same numbers.
         let point = crate::token::test_tokens::public_bytes(Algorithm::Es256);
         let text = crate::token::test_tokens::base64url;
-        let key = |kid: &str, usage: &str| {
-            json!({"kty": "EC", "crv": "P-256", "kid": kid, "use": usage, "x": text(&point[1..33]), "y": text(&point[33..])})
-        };
+        let key = |kid: &str, usage: &str| json!({"kty": "EC", "crv": "P-256", "kid": kid, "use": usage, "x": text(&point[1..33]), "y": text(&point[33..])});
         let bundle = json!({
             "keys": [key("x", "x509-svid"), key("w", "wit-svid"), key("s", "sig"), key("j", "jwt-svid")],
             "spiffe_sequence": 3, "spiffe_refresh_hint": 300,
