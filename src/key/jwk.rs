@@ -41,7 +41,7 @@ impl Jwk {
         if text.len() > MAX_DOCUMENT {
             return Err(JwkError(TOO_LARGE));
         }
-        Self::read(text).map_err(JwkError)
+        Self::read(text, Place::KeySet).map_err(JwkError)
     }
 
     /// `kid`, [RFC 7517 §4.5](https://www.rfc-editor.org/rfc/rfc7517#section-4.5). A hint, not unique.
@@ -98,21 +98,19 @@ impl Jwk {
         is_named && self.0.verifying.algorithms().contains(&algorithm)
     }
 
-    fn read(text: &str) -> Result<Self, &'static str> {
-        let (named, key) = Self::parse(text)?;
+    fn read(text: &str, place: Place) -> Result<Self, &'static str> {
+        let (named, key) = Self::parse(text, place)?;
         Self::prepare(named, &key)
     }
 
     /// Everything that the members say; whether the numbers are those of a key is for [`prepare`](Self::prepare).
-    pub(super) fn parse(text: &str) -> Result<(Named, PublicKey), &'static str> {
+    pub(super) fn parse(text: &str, place: Place) -> Result<(Named, PublicKey), &'static str> {
         let members: Members = object(text.as_bytes()).ok_or("not a JSON object with the members of a key")?;
         if members.has_private_part() {
             // A published private key is no secret any more: nothing that it signs can be believed.
             return Err("holds private or secret members");
         }
-        if members.usage.as_deref().is_some_and(|usage| usage != "sig") {
-            return Err("`use` is not `sig`");
-        }
+        place.admits(&members)?;
         if members.key_ops.as_ref().is_some_and(|operations| !operations.iter().any(|operation| operation == "verify"))
         {
             return Err("`key_ops` lacks `verify`");
@@ -179,6 +177,10 @@ impl JwkSet {
     /// [`JwkError`] when the document is no key set, is too large, or holds no usable key: such a document must never take the
     /// place of a set that works.
     pub fn parse(document: &[u8]) -> Result<Self, JwkError> {
+        Self::read(document, Place::KeySet)
+    }
+
+    pub(super) fn read(document: &[u8], place: Place) -> Result<Self, JwkError> {
         if document.len() > MAX_DOCUMENT {
             return Err(JwkError(TOO_LARGE));
         }
@@ -186,7 +188,7 @@ impl JwkSet {
             object(document).ok_or(JwkError("not a JSON object with one member `keys`, an array"))?;
         let mut loaded = Loaded::default();
         for (index, entry) in entries.iter().take(MAX_ENTRIES).enumerate() {
-            let key = Jwk::read(entry.get()).and_then(|key| loaded.room_for(&key).map(|()| key));
+            let key = Jwk::read(entry.get(), place).and_then(|key| loaded.room_for(&key).map(|()| key));
             match key {
                 Ok(key) => loaded.keys.push(key),
                 Err(why) => loaded.skipped.push(SkippedKey { index, kid: kid_of(entry.get()), why }),
@@ -285,6 +287,26 @@ struct Document<'a> {
     keys: Vec<&'a RawValue>,
 }
 
+/// Where a key stands, which decides what its `use` has to be.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    KeySet,
+    /// A SPIFFE trust bundle: see [`JwkSet::parse_bundle`].
+    Bundle,
+}
+
+impl Place {
+    fn admits(self, members: &Members) -> Result<(), &'static str> {
+        match (self, members.usage.as_deref()) {
+            (Self::KeySet, None | Some("sig")) => Ok(()),
+            (Self::KeySet, Some(_)) => Err("`use` is not `sig`"),
+            (Self::Bundle, Some("jwt-svid")) if members.kid.is_some() => Ok(()),
+            (Self::Bundle, Some("jwt-svid")) => Err("`kid` is missing, which keys of a trust bundle must have"),
+            (Self::Bundle, _) => Err("`use` is not `jwt-svid`"),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Members {
     kty: String,
@@ -355,7 +377,7 @@ fn kid_of(entry: &str) -> Option<String> {
 }
 
 /// A derived struct would also be read from an array of its members' values, which is no JWK.
-fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
+pub(super) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
     json.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(json).ok())?
 }
 

@@ -6,6 +6,7 @@
 //! A [`SharedSecret`] is no key of a set: it stands alone, for one issuer in the same hands.
 
 mod algorithm;
+mod bundle;
 mod cache;
 mod crypto;
 mod fixed;

@@ -48,11 +48,13 @@ pub struct RemoteBuilder {
 enum Address {
     Issuer(String),
     KeySet(String),
+    Bundle(String),
 }
 
 enum Target {
     Issuer { id: String, metadata: Uri },
     KeySet(Uri),
+    Bundle(Uri),
 }
 
 impl Remote {
@@ -72,6 +74,16 @@ impl Remote {
     #[must_use]
     pub fn url(url: &str) -> RemoteBuilder {
         RemoteBuilder::new(Address::KeySet(url.to_owned()))
+    }
+
+    /// Loads the keys of JWT-SVIDs from this SPIFFE bundle endpoint: `https`, or `http` to this machine. What counts in a bundle is said at
+    /// [`JwkSet::parse_bundle`]; its `spiffe_refresh_hint` goes before `Cache-Control`.
+    ///
+    /// The endpoint proves itself by a certificate of the web (profile `https_web`). For one with an X.509-SVID (`https_spiffe`) bring a
+    /// client that checks it ([`with_outbound`](RemoteBuilder::with_outbound)).
+    #[must_use]
+    pub fn bundle(url: &str) -> RemoteBuilder {
+        RemoteBuilder::new(Address::Bundle(url.to_owned()))
     }
 
     async fn fetch(&self, uri: Uri) -> Result<Response<Bytes>, KeyError> {
@@ -113,9 +125,14 @@ impl KeySource for Remote {
     async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
         let address = match &self.target {
             Target::Issuer { id, metadata } => self.discovered(id, metadata).await?,
-            Target::KeySet(address) => address.clone(),
+            Target::KeySet(address) | Target::Bundle(address) => address.clone(),
         };
         let response = self.fetch(address).await?;
+        if let Target::Bundle(_) = &self.target {
+            let loaded = LoadedKeys::from_bundle(response.body()).map_err(KeyError::invalid_document)?;
+            let max_age = loaded.max_age.or_else(|| max_age(response.headers()));
+            return Ok(loaded.with_max_age(max_age));
+        }
         let set = JwkSet::parse(response.body()).map_err(KeyError::invalid_document)?;
         Ok(LoadedKeys::new(set).with_max_age(max_age(response.headers())))
     }
@@ -186,18 +203,19 @@ impl RemoteBuilder {
                 Target::Issuer { id, metadata }
             }
             Address::KeySet(url) => Target::KeySet(secure_url("key.remote.url", &url)?),
+            Address::Bundle(url) => Target::Bundle(secure_url("key.remote.url", &url)?),
         };
         let outbound = match self.outbound {
             Some(outbound) => outbound,
             None => {
                 let builder = OutboundBuilder::new(self.deadline, self.max_document);
                 match &target {
-                    Target::KeySet(url) if is_http(url) => builder.without_tls().build()?,
+                    Target::KeySet(url) | Target::Bundle(url) if is_http(url) => builder.without_tls().build()?,
                     // A local issuer may name a key set elsewhere; where there is no certificate store, that one is not believed.
                     Target::Issuer { metadata, .. } if is_http(metadata) => {
                         builder.clone().build().or_else(|_| builder.without_tls().build())?
                     }
-                    Target::KeySet(_) | Target::Issuer { .. } => builder.build()?,
+                    Target::KeySet(_) | Target::Bundle(_) | Target::Issuer { .. } => builder.build()?,
                 }
             }
         };
@@ -373,6 +391,26 @@ mod tests {
         let peer = Peer::start(&[("/jwks?p=policy", answer)]).await;
         let loaded = load(Remote::url(&format!("{}/jwks?p=policy", peer.base))).await.unwrap();
         assert_eq!((loaded.set.len(), loaded.max_age), (1, Some(Duration::from_secs(60))));
+    }
+
+    #[tokio::test]
+    async fn of_a_bundle_endpoint_the_keys_of_jwt_svids_and_the_hint_are_taken() {
+        let keys = KEYS.replace(r#""kid":"a""#, r#""kid":"a","use":"jwt-svid""#);
+        let hinted = keys.replace(r#"{"keys""#, r#"{"spiffe_sequence":1,"spiffe_refresh_hint":300,"keys""#);
+        let cached = |keys: &str| ok(keys).replace("\r\n\r\n", "\r\ncache-control: max-age=60\r\n\r\n");
+        for (name, answer, max_age) in [
+            ("neither", ok(&keys), None),
+            ("cache-control", cached(&keys), Some(60)),
+            ("both", cached(&hinted), Some(300)),
+        ] {
+            let peer = Peer::start(&[("/bundle", answer)]).await;
+            let loaded = load(Remote::bundle(&format!("{}/bundle", peer.base))).await.unwrap();
+            assert_eq!((loaded.set.len(), loaded.max_age), (1, max_age.map(Duration::from_secs)), "{name}");
+        }
+        let peer = Peer::start(&[("/keys", ok(KEYS))]).await;
+        let error = load(Remote::bundle(&format!("{}/keys", peer.base))).await.unwrap_err();
+        assert_eq!(error.kind(), KeyErrorKind::InvalidDocument, "a plain key set is no bundle");
+        assert_eq!(Remote::bundle("http://spire.example/").build().unwrap_err().field(), "key.remote.url");
     }
 
     #[tokio::test]

@@ -11,6 +11,8 @@
 //! # });
 //! ```
 
+mod resolver;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -28,6 +30,8 @@ use crate::{
     time::{Clock, UnixTime},
     token::{BearerError, TokenError},
 };
+
+pub use resolver::issuer_resolver;
 
 /// A source of keys: gives usable keys to several callers at once, whatever `kid` is asked for, and the same at once as later.
 ///

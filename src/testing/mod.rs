@@ -10,7 +10,7 @@
 //! | time that passes when it is told to | [`FrozenClock`] |
 //! | a policy that answers by a script, and a question to ask one | [`StubBackend`], [`policy_input`] |
 //! | audit records to look at | [`RecordingSink`] |
-//! | an own key source, policy backend, sink, signer, clock or renderer | [`conformance`] |
+//! | an own key source, issuer resolver, policy backend, sink, signer, clock or renderer | [`conformance`] |
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {

@@ -188,6 +188,7 @@ impl From<JwsError> for TokenError {
 pub(super) struct Jws<'a> {
     pub(super) header: Header<'a>,
     pub(super) segments: Segments<'a>,
+    header_text: &'a [u8],
     payload: &'a [u8],
     signature: &'a [u8],
 }
@@ -208,12 +209,18 @@ impl<'a> Jws<'a> {
         let segments = Segments::split(token).ok_or(JwsError::Malformed("not three segments"))?;
         let [header, payload, signature] =
             segments.decode(buffer).ok_or(JwsError::Malformed("a segment is not canonical base64url"))?;
-        Ok(Self { header: Header::read(header)?, segments, payload, signature })
+        Ok(Self { header: Header::read(header)?, segments, header_text: header, payload, signature })
     }
 
     /// The payload as the claims of a token.
     pub(super) fn claims(&self) -> Result<Map<String, Value>, JwsError> {
         json::object(self.payload).ok_or(JwsError::Malformed("the payload is not one JSON object"))
+    }
+
+    /// True when the header has other parameters than these.
+    pub(super) fn has_other_parameters(&self, names: &[&str]) -> bool {
+        json::object(self.header_text)
+            .is_none_or(|parameters| parameters.keys().any(|parameter| !names.contains(&parameter.as_str())))
     }
 
     /// `alg`, when it is one of these.

@@ -5,10 +5,12 @@
 
 mod bearer;
 mod claims;
+mod directory;
 mod error;
 mod issuer;
 pub mod jws;
 mod reader;
+mod resolve;
 #[cfg(test)]
 pub(crate) mod test_tokens;
 mod validate;
@@ -19,5 +21,6 @@ pub use bearer::{AccessToken, BearerError};
 pub use claims::{Claimed, Claims, ClaimsError};
 pub use error::TokenError;
 pub use issuer::{Issuer, Permissions, Tenants};
+pub use resolve::{ResolveError, ResolveIssuer, ResolveRequest, ResolvedIssuers};
 pub use verified::VerifiedToken;
 pub use verifier::{Verifier, VerifierBuilder};

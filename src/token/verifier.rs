@@ -8,8 +8,9 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    AccessToken, Claimed, Issuer, TokenError, VerifiedToken,
-    issuer::{Expectations, KeyMode},
+    AccessToken, Claimed, Issuer, ResolvedIssuers, TokenError, VerifiedToken,
+    directory::{Answer, Directory, Tenant},
+    issuer::{Expectations, KeyMode, KeyOrigin, SpiffeId},
     jws::Jws,
     verified::Parts,
 };
@@ -27,7 +28,8 @@ use crate::{
 /// What it checks, in this order, each failure a [`TokenError`] of its own:
 ///
 /// 1. size, and the strict form of a compact JWS (one text per token, no repeated members, no `crit`);
-/// 2. `iss` against the configured issuers, byte by byte: of other issuers' tokens nothing more is looked at, and no I/O is done;
+/// 2. `iss` against the configured issuers, byte by byte (of a JWT-SVID without one the trust domain in `sub`): of other issuers' tokens
+///    nothing more is looked at, and no I/O is done but what a [resolver](VerifierBuilder::with_resolved_issuers) does;
 /// 3. `typ` and `alg` against what that issuer may use;
 /// 4. the signature, under a key of that issuer that is meant for that algorithm;
 /// 5. every claim that is used: its form, then `aud`, client and tenant where they are listed, the kind of token, `exp`, `nbf`, `iat`
@@ -59,13 +61,17 @@ struct Trust {
     issuers: Vec<Arc<Trusted>>,
     /// By every `iss` that one of them writes.
     by_id: HashMap<IssuerId, Arc<Trusted>>,
+    /// Of the names that are not in `by_id`.
+    directory: Option<Arc<Directory>>,
     max_token_size: usize,
     revocations: Option<RevocationList>,
 }
 
-struct Trusted {
+/// An issuer whose configuration was checked, and its keys.
+pub(super) struct Trusted {
     expectations: Expectations,
     keys: Keys,
+    key_origin: KeyOrigin,
 }
 
 /// Public keys or one secret: there is no issuer that could have both.
@@ -87,20 +93,37 @@ impl Verifier {
         Self::builder_of(vec![issuer])
     }
 
-    pub(crate) fn builder_of(issuers: Vec<Issuer>) -> VerifierBuilder {
-        VerifierBuilder { issuers, clock: Arc::new(SystemClock), max_token_size: DEFAULT_TOKEN_SIZE, revocations: None }
+    /// A verifier of the tokens of issuers that are looked up when a token names them, and of no other's;
+    /// [`add_issuer`](VerifierBuilder::add_issuer) accepts issuers that are configured for good as well.
+    #[must_use]
+    pub fn resolving(issuers: ResolvedIssuers) -> VerifierBuilder {
+        Self::builder_of(Vec::new()).with_resolved_issuers(issuers)
     }
 
-    /// Verifies a token as of `now`, and waits for the issuer's keys where that may bring the one that is missing.
+    pub(crate) fn builder_of(issuers: Vec<Issuer>) -> VerifierBuilder {
+        VerifierBuilder {
+            issuers,
+            resolved: None,
+            clock: Arc::new(SystemClock),
+            max_token_size: DEFAULT_TOKEN_SIZE,
+            revocations: None,
+        }
+    }
+
+    /// Verifies a token as of `now`, and waits for the issuer's keys where that may bring the one that is missing, and for the look-up
+    /// of an issuer that is not in memory.
     ///
-    /// Dropping the future cancels no key refresh.
+    /// Dropping the future cancels no key refresh and no look-up.
     ///
     /// # Errors
     ///
     /// [`TokenError`], the first that applies in the order of its variants.
     pub async fn verify(&self, token: &AccessToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
         let mut buffer = Vec::new();
-        let candidate = self.0.examine(token, &mut buffer)?;
+        let candidate = match self.0.examine(token, &mut buffer)? {
+            Examined::Candidate(candidate) => candidate,
+            Examined::Unresolved(unresolved) => unresolved.resolve().await?,
+        };
         let issuer = Arc::clone(&candidate.issuer);
         let (keys, algorithm) = match issuer.proof(&candidate.jws)? {
             Proof::Signature(keys, algorithm) => (keys, algorithm),
@@ -123,12 +146,14 @@ impl Verifier {
         }
     }
 
-    /// Verifies a token at once; `None` when keys have to be waited for, which [`verify`](Self::verify) does.
+    /// Verifies a token at once; `None` when keys or the look-up of the issuer have to be waited for, which [`verify`](Self::verify)
+    /// does.
     #[must_use]
     pub fn verify_now(&self, token: &AccessToken, now: UnixTime) -> Option<Result<VerifiedToken, TokenError>> {
         let mut buffer = Vec::new();
         let candidate = match self.0.examine(token, &mut buffer) {
-            Ok(candidate) => candidate,
+            Ok(Examined::Candidate(candidate)) => candidate,
+            Ok(Examined::Unresolved(_)) => return None,
             Err(error) => return Some(Err(error)),
         };
         let issuer = Arc::clone(&candidate.issuer);
@@ -151,7 +176,8 @@ impl Verifier {
         Claimed::of(token.as_bytes(), self.0.max_token_size)
     }
 
-    /// Whether the keys of every issuer can be had: the worst of them speaks for all.
+    /// Whether the keys of every configured issuer can be had: the worst of them speaks for all. [Resolved](ResolvedIssuers) issuers
+    /// are left out, because one of many must not take the service out of rotation for the others.
     #[must_use]
     pub fn health(&self) -> Health {
         let mut worst = Health::Ready;
@@ -200,7 +226,12 @@ impl Verifier {
         Ok(())
     }
 
-    /// The issuers whose tokens are accepted, in the order of configuration.
+    /// Whether issuers beyond those that are configured are looked up.
+    pub(crate) fn resolves(&self) -> bool {
+        self.0.directory.is_some()
+    }
+
+    /// The configured issuers whose tokens are accepted, in the order of configuration.
     pub fn issuers(&self) -> impl Iterator<Item = &IssuerId> {
         self.0.issuers.iter().flat_map(|issuer| &issuer.expectations.ids)
     }
@@ -221,19 +252,23 @@ impl fmt::Debug for Verifier {
 }
 
 impl Trust {
-    /// Everything that needs no key. The candidate borrows the token and the buffer that it is decoded into.
-    fn examine<'a>(&self, token: &'a AccessToken, buffer: &'a mut Vec<u8>) -> Result<Candidate<'a>, TokenError> {
+    /// Everything that needs no key. What comes out borrows the token and the buffer that it is decoded into.
+    fn examine<'a>(&'a self, token: &'a AccessToken, buffer: &'a mut Vec<u8>) -> Result<Examined<'a>, TokenError> {
         let jws = Jws::parse(token.as_bytes(), self.max_token_size, buffer)?;
         let claims = jws.claims()?;
-        let claimed = claims.get("iss").and_then(|claimed| claimed.as_str());
-        let (id, issuer) =
-            claimed.and_then(|claimed| self.by_id.get_key_value(claimed)).ok_or(TokenError::UnknownIssuer)?;
-        let expectations = &issuer.expectations;
-        if !expectations.profile.accepts_type(jws.header.typ.as_deref()) {
-            return Err(TokenError::Type);
+        let name = named_issuer(&claims).ok_or(TokenError::UnknownIssuer)?;
+        if let Some((id, issuer)) = self.by_id.get_key_value(name) {
+            let (id, issuer) = (id.clone(), Arc::clone(issuer));
+            return Candidate::new(jws, claims, id, issuer, None).map(Examined::Candidate);
         }
-        issuer.proof(&jws)?;
-        Ok(Candidate { jws, claims, id: id.clone(), issuer: Arc::clone(issuer) })
+        let directory = self.directory.as_ref().ok_or(TokenError::UnknownIssuer)?;
+        match directory.find(name) {
+            Some(answer) => Candidate::of_tenant(jws, claims, directory, answer).map(Examined::Candidate),
+            None => {
+                let name = name.into();
+                Ok(Examined::Unresolved(Unresolved { jws, claims, directory, name }))
+            }
+        }
     }
 
     /// Asked of every token on every request. Whoever remembers verified tokens remembers what comes in here, never what comes out: a
@@ -261,7 +296,59 @@ impl Trust {
     }
 }
 
+/// The name of the issuer that a token claims: `iss`, or, without one, the trust domain of a SPIFFE ID in `sub`.
+fn named_issuer(claims: &Map<String, Value>) -> Option<&str> {
+    match claims.get("iss") {
+        Some(issuer) => issuer.as_str(),
+        None => SpiffeId::parse(claims.get("sub")?.as_str()?).map(|id| id.issuer()),
+    }
+}
+
+enum Examined<'a> {
+    Candidate(Candidate<'a>),
+    Unresolved(Unresolved<'a>),
+}
+
+/// A token in good form whose issuer has to be looked up.
+struct Unresolved<'a> {
+    jws: Jws<'a>,
+    claims: Map<String, Value>,
+    directory: &'a Arc<Directory>,
+    name: Arc<str>,
+}
+
+impl<'a> Unresolved<'a> {
+    async fn resolve(self) -> Result<Candidate<'a>, TokenError> {
+        let answer = self.directory.resolve(self.name).await;
+        Candidate::of_tenant(self.jws, self.claims, self.directory, answer)
+    }
+}
+
 impl Trusted {
+    /// Checks the configuration and starts to load keys, unless `earlier` has them from the same place. `revocable` is the longest life
+    /// of a token that the list of revocations is good for.
+    pub(super) fn new(
+        issuer: Issuer,
+        clock: &Arc<dyn Clock>,
+        revocable: Option<Duration>,
+        earlier: Option<&Self>,
+    ) -> Result<Self, ConfigError> {
+        let (name, key_origin, seed) = (issuer.url().to_owned(), issuer.key_origin(), issuer.key_seed().cloned());
+        let (expectations, mode) = issuer.into_parts()?;
+        check_lifetime(&expectations, revocable)?;
+        let earlier = earlier.filter(|earlier| earlier.key_origin.is_same_as(&key_origin)).and_then(Self::cache);
+        let keys = match (mode, earlier) {
+            (KeyMode::Secret(secret), _) => Keys::Secret(secret),
+            (KeyMode::Source(_), Some(cache)) => Keys::Public(Arc::clone(cache)),
+            (KeyMode::Source(source), None) => {
+                let cache = Cache::builder(source).with_name(name);
+                let cache = seed.into_iter().fold(cache, |cache, path| cache.with_seed(path));
+                Keys::Public(cache.build(Arc::clone(clock))?)
+            }
+        };
+        Ok(Self { expectations, keys, key_origin })
+    }
+
     /// The issuer's own keys decide what a signature has to be, and the header may only agree.
     fn proof(&self, jws: &Jws<'_>) -> Result<Proof<'_>, TokenError> {
         match &self.keys {
@@ -286,9 +373,46 @@ struct Candidate<'a> {
     /// The one of its names that the token gives.
     id: IssuerId,
     issuer: Arc<Trusted>,
+    /// Who is to be told that the issuer is in use.
+    tenant: Option<(&'a Directory, Arc<Tenant>)>,
 }
 
-impl Candidate<'_> {
+impl<'a> Candidate<'a> {
+    fn of_tenant(
+        jws: Jws<'a>,
+        claims: Map<String, Value>,
+        directory: &'a Directory,
+        answer: Answer,
+    ) -> Result<Self, TokenError> {
+        let tenant = answer?;
+        let (id, issuer) = (tenant.id.clone(), Arc::clone(&tenant.trusted));
+        Self::new(jws, claims, id, issuer, Some((directory, tenant)))
+    }
+
+    fn new(
+        jws: Jws<'a>,
+        claims: Map<String, Value>,
+        id: IssuerId,
+        issuer: Arc<Trusted>,
+        tenant: Option<(&'a Directory, Arc<Tenant>)>,
+    ) -> Result<Self, TokenError> {
+        let Expectations { profile, ids, .. } = &issuer.expectations;
+        if !profile.is_svid && !claims.contains_key("iss") {
+            return Err(TokenError::UnknownIssuer);
+        }
+        if !profile.accepts_type(jws.header.typ.as_deref()) {
+            return Err(TokenError::Type);
+        }
+        // JWT-SVID §2: other header parameters are not for SVIDs.
+        if profile.is_svid && jws.has_other_parameters(&["alg", "kid", "typ"]) {
+            return Err(TokenError::HeaderParameter("more than alg, kid, typ"));
+        }
+        issuer.proof(&jws)?;
+        // A trust domain is one party, whatever its SVIDs have in `iss`.
+        let id = ids.first().filter(|_| profile.is_svid).cloned().unwrap_or(id);
+        Ok(Self { jws, claims, id, issuer, tenant })
+    }
+
     fn kid(&self) -> Option<&str> {
         self.jws.header.kid.as_deref()
     }
@@ -309,6 +433,9 @@ impl Candidate<'_> {
 
     /// After the signature: `key` made it, or the secret did, of which there is nothing to tell.
     fn accept(self, key: Option<&Jwk>, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+        if let Some((directory, tenant)) = &self.tenant {
+            directory.confirm(tenant);
+        }
         let thumbprint = self.jws.segments.thumbprint();
         let accepted = self.issuer.expectations.accept(&self.id, &self.claims, now, &thumbprint)?;
         Ok(VerifiedToken::from_verification(Parts {
@@ -331,6 +458,7 @@ impl Candidate<'_> {
 /// Builds a [`Verifier`].
 pub struct VerifierBuilder {
     issuers: Vec<Issuer>,
+    resolved: Option<ResolvedIssuers>,
     clock: Arc<dyn Clock>,
     max_token_size: usize,
     revocations: Option<RevocationList>,
@@ -342,6 +470,14 @@ impl VerifierBuilder {
     #[must_use]
     pub fn add_issuer(mut self, issuer: Issuer) -> Self {
         self.issuers.push(issuer);
+        self
+    }
+
+    /// Also accepts the tokens of issuers that are looked up when a token names them. The configured ones go first; of their tokens the
+    /// resolver hears nothing.
+    #[must_use]
+    pub fn with_resolved_issuers(mut self, issuers: ResolvedIssuers) -> Self {
+        self.resolved = Some(issuers);
         self
     }
 
@@ -375,7 +511,7 @@ impl VerifierBuilder {
     /// [`ConfigError`] names the field at fault: an issuer that is no https URL (http is for loopback alone) or is configured twice, a
     /// blank audience, no algorithm, leeway over 120 s, a lifetime or an age out of bounds or longer than the list of revocations is good
     /// for, a switch that means nothing at this kind of issuer, a token size out of bounds, a feature that is missing; for keys that come
-    /// over the network also the lack of a Tokio runtime.
+    /// over the network, and for issuers that are looked up, also the lack of a Tokio runtime.
     pub fn build(self) -> Result<Verifier, ConfigError> {
         if !IS_CRYPTO_AVAILABLE {
             return Err(ConfigError::FeatureMissing { field: "verifier".into(), feature: "aws-lc-rs" });
@@ -387,26 +523,15 @@ impl VerifierBuilder {
         let mut issuers: Vec<Arc<Trusted>> = Vec::new();
         let mut by_id = HashMap::new();
         let mut seeds = HashSet::new();
+        let revocable = self.revocations.as_ref().map(RevocationList::max_lifetime);
         for issuer in self.issuers {
-            let name = issuer.url().to_owned();
-            let seed = issuer.key_seed().cloned();
-            let (expectations, mode) = issuer.into_parts()?;
-            check_lifetime(&expectations, self.revocations.as_ref())?;
-            let keys = match mode {
-                KeyMode::Source(source) => {
-                    let mut cache = Cache::builder(source).with_name(name);
-                    if let Some(path) = seed {
-                        if !seeds.insert(path.clone()) {
-                            let remedy = "give each issuer a file of its own: one would overwrite the other's keys";
-                            return Err(ConfigError::invalid("issuer.key_seed", path.display().to_string(), remedy));
-                        }
-                        cache = cache.with_seed(path);
-                    }
-                    Keys::Public(cache.build(Arc::clone(&self.clock))?)
-                }
-                KeyMode::Secret(secret) => Keys::Secret(secret),
-            };
-            let trusted = Arc::new(Trusted { expectations, keys });
+            if let Some(path) = issuer.key_seed()
+                && !seeds.insert(path.clone())
+            {
+                let remedy = "give each issuer a file of its own: one would overwrite the other's keys";
+                return Err(ConfigError::invalid("issuer.key_seed", path.display().to_string(), remedy));
+            }
+            let trusted = Arc::new(Trusted::new(issuer, &self.clock, revocable, None)?);
             for id in &trusted.expectations.ids {
                 if by_id.insert(id.clone(), Arc::clone(&trusted)).is_some() {
                     let remedy = "configure each issuer once; `add_audience` accepts more audiences";
@@ -415,9 +540,11 @@ impl VerifierBuilder {
             }
             issuers.push(trusted);
         }
+        let directory = self.resolved.map(|issuers| Directory::new(issuers, self.clock, revocable)).transpose()?;
         Ok(Verifier(Arc::new(Trust {
             issuers,
             by_id,
+            directory,
             max_token_size: self.max_token_size,
             revocations: self.revocations,
         })))
@@ -448,8 +575,8 @@ impl fmt::Debug for VerifierBuilder {
 }
 
 /// A revocation that is forgotten before its tokens have expired would let them in again.
-fn check_lifetime(expectations: &Expectations, revocations: Option<&RevocationList>) -> Result<(), ConfigError> {
-    match revocations.map(RevocationList::max_lifetime) {
+fn check_lifetime(expectations: &Expectations, revocable: Option<Duration>) -> Result<(), ConfigError> {
+    match revocable {
         Some(covered) if covered < expectations.max_lifetime => {
             let remedy = format!("raise it to {:?}, the longest life of an issuer's tokens", expectations.max_lifetime);
             Err(ConfigError::invalid("revocations.max_lifetime", format!("{covered:?}"), remedy))

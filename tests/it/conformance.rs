@@ -22,6 +22,7 @@ use portcullis::{
     policy::{self, Decision, DecisionId, PolicyBackend, PolicyError, PolicyInput, PolicyRevision, Rego, RegoBuilder},
     testing::{Answer, FrozenClock, RecordingSink, StubBackend, TestIssuer, conformance, policy_input},
     time::{Clock, SystemClock, UnixTime},
+    token::{Issuer, ResolveError, ResolveIssuer, ResolveRequest},
 };
 
 use crate::support::Log;
@@ -118,6 +119,92 @@ mod key_source {
             let odd = Arc::new(Odd { loads: AtomicUsize::new(0), answer, at_once });
             assert_says(&fault(conformance::key_source(odd)).await, words);
         }
+    }
+}
+
+mod issuer_resolver {
+    use super::*;
+
+    const KNOWN: [&str; 2] = ["https://login.tenant-1.example/", "spiffe://prod.example"];
+
+    /// Answers by a function.
+    struct Odd(fn(&str, usize) -> Resolved, AtomicUsize);
+
+    type Resolved = Result<Option<Issuer>, ResolveError>;
+
+    #[async_trait]
+    impl ResolveIssuer for Odd {
+        async fn resolve(self: Arc<Self>, request: ResolveRequest) -> Resolved {
+            (self.0)(&request.claimed_issuer, self.1.fetch_add(1, Ordering::SeqCst))
+        }
+    }
+
+    fn resolver(answer: fn(&str, usize) -> Resolved) -> Arc<Odd> {
+        Arc::new(Odd(answer, AtomicUsize::new(0)))
+    }
+
+    fn issuer(name: &str) -> Issuer {
+        let issuer = match name.strip_prefix("spiffe://") {
+            Some(trust_domain) => Issuer::spiffe(trust_domain, "https://api.example"),
+            None => Issuer::oauth(name, "https://api.example"),
+        };
+        issuer.with_jwks_url("https://keys.example/jwks.json")
+    }
+
+    fn exact(name: &str) -> Resolved {
+        Ok(KNOWN.contains(&name).then(|| issuer(name)))
+    }
+
+    #[tokio::test]
+    async fn an_exact_look_up_conforms() {
+        conformance::issuer_resolver(resolver(|name, _| exact(name)), &KNOWN).await;
+        conformance::issuer_resolver(Arc::new(resolver(|name, _| exact(name))), &KNOWN[..1]).await;
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_is_wrong_is_found_out() {
+        type Answers = fn(&str, usize) -> Resolved;
+        let table: [(&str, Answers, &str); 11] = [
+            ("folds case", |name, _| exact(&name.to_lowercase()), "byte for byte and no other text"),
+            ("trims", |name, _| exact(name.trim()), "byte for byte and no other text"),
+            ("adds a slash", |name, _| Ok(exact(name)?.or(exact(&format!("{name}/"))?)), "no other text"),
+            (
+                "looks at the start",
+                |name, _| Ok(KNOWN.iter().find(|known| name.starts_with(**known)).map(|known| issuer(known))),
+                "no other text",
+            ),
+            ("believes everybody", |name, _| Ok(Some(issuer(name))), "no other text"),
+            ("knows nobody", |_, _| Ok(None), "must find an issuer that it knows"),
+            ("is down", |_, _| Err(ResolveError::unavailable("down")), "must find an issuer that it knows"),
+            (
+                "gives another",
+                |name, _| Ok(exact(name)?.map(|_| issuer("https://login.tenant-2.example/"))),
+                "the issuer that was asked for",
+            ),
+            (
+                "gives what cannot be used",
+                |name, _| Ok(exact(name)?.map(|issuer| issuer.add_audience(""))),
+                "configurations that can be used",
+            ),
+            (
+                "changes its mind",
+                |name, asked| Ok(exact(name)?.map(|issuer| issuer.add_audience(format!("api-{asked}")))),
+                "the same configuration to everybody",
+            ),
+            (
+                "fails on strangers",
+                |name, _| exact(name)?.map(Some).ok_or_else(|| ResolveError::unavailable("no such row")),
+                "not an error",
+            ),
+        ];
+        for (name, answer, words) in table {
+            let sentence = fault(conformance::issuer_resolver(resolver(answer), &KNOWN)).await;
+            assert!(sentence.contains(words), "{name}: {sentence:?} does not say {words:?}");
+        }
+        let panics = resolver(|_, _| panic!("odd"));
+        assert_says(&fault(conformance::issuer_resolver(panics, &KNOWN)).await, "rather than panic");
+        let nobody = conformance::issuer_resolver(resolver(|_, _| Ok(None)), &[]);
+        assert_says(&fault(nobody).await, "at least one issuer");
     }
 }
 

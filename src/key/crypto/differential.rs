@@ -11,7 +11,7 @@ use super::{
     is_well_formed, rust_crypto,
 };
 use crate::{
-    key::Jwk,
+    key::{Jwk, jwk::Place},
     token::test_tokens::{public_bytes, sign, with},
 };
 
@@ -76,7 +76,7 @@ impl Both {
 
 /// Whether a key in JSON is one.
 fn reads(key: &Value, tally: &mut Tally, what: &str) -> bool {
-    match Jwk::parse(&key.to_string()) {
+    match Jwk::parse(&key.to_string(), Place::KeySet) {
         Ok((named, numbers)) => {
             let both = Both::new(named.algorithm, &numbers, tally, "JWK", what);
             let one = Jwk::prepare(named, &numbers).is_ok();

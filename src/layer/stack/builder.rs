@@ -240,6 +240,11 @@ impl StackBuilder {
                         audiences => format!("{issuer} for {}", audiences.join(", ")),
                     }
                 })
+                .chain(
+                    verifier
+                        .resolves()
+                        .then(|| "those that the resolver knows, for the audiences that it gives".to_owned()),
+                )
                 .collect(),
             audit: match audit.mode() {
                 Mode::Deny => "deny: what cannot be written down is refused",

@@ -14,14 +14,18 @@ mod profile;
 mod rfc9068;
 #[cfg(test)]
 mod shapes;
+mod spiffe;
 mod tenants;
 
 use std::{collections::HashSet, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
 
-pub(super) use self::profile::{Expectations, Facts, Profile, ScopeClaim};
 pub use self::{permissions::Permissions, tenants::Tenants};
+pub(super) use self::{
+    profile::{Expectations, Facts, Profile, ScopeClaim},
+    spiffe::SpiffeId,
+};
 use crate::{
     ConfigError,
     key::{Algorithm, Fixed, JwkSet, KeySource, SharedSecret},
@@ -46,6 +50,7 @@ use crate::{
 /// | [`firebase`](Self::firebase) | none | none | `sub` | `firebase.tenant` | user |
 /// | [`kubernetes`](Self::kubernetes) | none | none | `sub` and uid | namespace | workload |
 /// | [`github_actions`](Self::github_actions) | none | none | `repository_id` | `repository_owner_id` | workload |
+/// | [`spiffe`](Self::spiffe) | none | none | the SPIFFE ID | | workload |
 /// | [`rfc9068`](Self::rfc9068) | `client_id` | `scope` | `sub` | | user, client, agent |
 /// | [`oauth`](Self::oauth) | `client_id`, `azp` | `scope` or `scp` | `sub` | | user, client, agent |
 ///
@@ -92,6 +97,10 @@ pub struct Issuer {
 enum Keys {
     Discovery,
     Url(
+        #[cfg_attr(not(feature = "remote-jwks"), expect(dead_code, reason = "without the feature a URL is an error"))]
+        String,
+    ),
+    Bundle(
         #[cfg_attr(not(feature = "remote-jwks"), expect(dead_code, reason = "without the feature a URL is an error"))]
         String,
     ),
@@ -272,16 +281,29 @@ impl Issuer {
         self.key_seed.as_ref()
     }
 
-    /// `iss` of the tokens, byte by byte: the first of its names, where there are several.
+    /// `iss` of the tokens, byte by byte: the first of its names, where there are several; of a SPIFFE trust domain
+    /// `spiffe://{trust domain}`.
     #[must_use]
     pub fn url(&self) -> &str {
         self.ids.first().map_or("", String::as_str)
     }
 
+    pub(super) fn key_origin(&self) -> KeyOrigin {
+        KeyOrigin { url: self.url().to_owned(), keys: self.keys.clone() }
+    }
+
+    /// Checks the configuration, for the conformance suite of resolvers.
+    #[cfg(feature = "testing")]
+    pub(crate) fn check(self) -> Result<(), ConfigError> {
+        self.into_parts().map(drop)
+    }
+
     /// Checks the configuration.
     pub(super) fn into_parts(self) -> Result<(Expectations, KeyMode), ConfigError> {
         (self.profile.check)(&self)?;
-        check_url(self.url())?;
+        if !self.profile.is_svid {
+            check_url(self.url())?;
+        }
         self.check_names()?;
         self.check_switches()?;
         if self.algorithms.as_ref().is_some_and(Vec::is_empty) {
@@ -400,6 +422,7 @@ impl Issuer {
         Ok(match &self.keys {
             Keys::Discovery => KeyMode::Source(Arc::new(Remote::discover(self.url()).build()?)),
             Keys::Url(url) => KeyMode::Source(Arc::new(Remote::url(url).build()?)),
+            Keys::Bundle(url) => KeyMode::Source(Arc::new(Remote::bundle(url).build()?)),
             Keys::Source(source) => KeyMode::Source(Arc::clone(source)),
             Keys::Secret(secret) => self.secret_mode(secret)?,
             Keys::Given => return Err(no_keys()),
@@ -412,6 +435,7 @@ impl Issuer {
         match &self.keys {
             Keys::Discovery => Err(missing("issuer.keys")),
             Keys::Url(_) => Err(missing("issuer.jwks_url")),
+            Keys::Bundle(_) => Err(missing("issuer.bundle_url")),
             Keys::Source(source) => Ok(KeyMode::Source(Arc::clone(source))),
             Keys::Secret(secret) => self.secret_mode(secret),
             Keys::Given => Err(no_keys()),
@@ -443,6 +467,24 @@ impl fmt::Debug for Issuer {
             .field("max_lifetime", &self.max_lifetime)
             .field("max_age", &self.max_age)
             .finish_non_exhaustive()
+    }
+}
+
+/// Where an issuer's keys come from, to tell whether keys that were loaded for one configuration serve another.
+pub(super) struct KeyOrigin {
+    url: String,
+    keys: Keys,
+}
+
+impl KeyOrigin {
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        let is_same_place = match (&self.keys, &other.keys) {
+            (Keys::Discovery, Keys::Discovery) => true,
+            (Keys::Url(one), Keys::Url(two)) | (Keys::Bundle(one), Keys::Bundle(two)) => one == two,
+            (Keys::Source(one), Keys::Source(two)) => Arc::ptr_eq(one, two),
+            _ => false,
+        };
+        self.url == other.url && is_same_place
     }
 }
 

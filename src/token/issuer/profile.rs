@@ -54,6 +54,8 @@ pub(in crate::token) struct Profile {
     pub(in crate::token) party: fn(&Facts<'_>) -> Result<Party, TokenError>,
     /// Whether a key that names this issuer signs for the issuer that the token names.
     pub(in crate::token) key_signs_for: fn(key: &str, token: &str) -> bool,
+    /// True for SPIFFE's JWT-SVIDs: `iss` may be absent, and the trust domain in `sub` names the issuer.
+    pub(in crate::token) is_svid: bool,
     /// True where an issuer may have more names than its own ([`Issuer::add_alias`]).
     pub(in crate::token) has_aliases: bool,
     /// True where an issuer may have more domains than one ([`Issuer::add_domain`]).
@@ -126,6 +128,7 @@ impl Profile {
         also_read: &[],
         party: |_| Ok(PrincipalKind::User.into()),
         key_signs_for: |key, token| key == token,
+        is_svid: false,
         has_aliases: false,
         has_domains: false,
         check: |_| Ok(()),
