@@ -74,12 +74,12 @@ impl Jwk {
     }
 
     fn read(text: &str) -> Result<Self, &'static str> {
-        let (kid, algorithm, key) = Self::parse(text)?;
+        let Parsed { kid, algorithm, key } = Self::parse(text)?;
         Self::prepare(kid, algorithm, &key)
     }
 
     /// Everything that the members say; whether the numbers are those of a key is for [`prepare`](Self::prepare).
-    pub(super) fn parse(text: &str) -> Result<(Option<Arc<str>>, Option<Algorithm>, PublicKey), &'static str> {
+    pub(super) fn parse(text: &str) -> Result<Parsed, &'static str> {
         let members: Members = object(text.as_bytes()).ok_or("not a JSON object with the members of a key")?;
         if members.has_private_part() {
             // A published private key is no secret any more: nothing that it signs can be believed.
@@ -97,7 +97,7 @@ impl Jwk {
             None => None,
             Some(name) => Some(Algorithm::from_name(name).ok_or("`alg` is not a supported signature algorithm")?),
         };
-        Ok((members.kid.map(Into::into), algorithm, key))
+        Ok(Parsed { kid: members.kid.map(Into::into), algorithm, key })
     }
 
     pub(super) fn prepare(
@@ -114,6 +114,13 @@ impl Jwk {
         let verifying = VerifyingKey::new(algorithm, key)?;
         Ok(Self(Arc::new(Prepared { kid, thumbprint: thumbprint(key), verifying })))
     }
+}
+
+/// What a JWK says, before any crypto.
+pub(super) struct Parsed {
+    pub(super) kid: Option<Arc<str>>,
+    pub(super) algorithm: Option<Algorithm>,
+    pub(super) key: PublicKey,
 }
 
 impl fmt::Debug for Jwk {
