@@ -57,7 +57,10 @@ struct Both {
 
 impl Both {
     fn new(named: Option<Algorithm>, key: &PublicKey, tally: &mut Tally, about: &str, what: &str) -> Option<Self> {
-        let algorithms = key.algorithms_of(named)?;
+        let Some(algorithms) = key.algorithms_of(named) else {
+            tally.agree(about, [false; 2], what);
+            return None;
+        };
         let aws_lc = aws_lc_rs::PreparedKey::new(algorithms[0], key);
         let rust_crypto = rust_crypto::PreparedKey::new(algorithms[0], key);
         tally.agree(about, [aws_lc.is_some(), rust_crypto.is_some()], what);

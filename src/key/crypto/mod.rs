@@ -7,7 +7,8 @@
 mod aws_lc_rs;
 #[cfg(test)]
 pub(super) mod corpus;
-#[cfg(all(test, feature = "aws-lc-rs", feature = "rust-crypto"))]
+#[cfg(test)]
+#[cfg(all(feature = "aws-lc-rs", feature = "rust-crypto"))]
 mod differential;
 // With both features on, this one only stands beside the other in the test that compares them.
 #[cfg(all(feature = "rust-crypto", any(test, not(feature = "aws-lc-rs"))))]
