@@ -168,8 +168,8 @@ pub(super) struct KeyRing {
 
 impl KeyRing {
     pub(super) fn generate() -> Self {
-        let current = Algorithm::ALL.map(|algorithm| Arc::new(TestKey::generate(algorithm)));
-        Self { current: current.into(), retired: Vec::new(), dropped: Vec::new(), odd: Vec::new(), alias: None }
+        let current = TestKey::generate_all().into_iter().map(Arc::new).collect();
+        Self { current, retired: Vec::new(), dropped: Vec::new(), odd: Vec::new(), alias: None }
     }
 
     pub(super) fn rotate(&mut self) {

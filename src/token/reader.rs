@@ -32,7 +32,7 @@ impl<'a> Reader<'a> {
         let is_plain = |name: &str| name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase());
         for name in claims.keys().filter(|name| !is_plain(name)) {
             let folded = name.to_lowercase().to_uppercase();
-            if let Some(claim) = READ.iter().chain(profile.also_read).find(|claim| folded == claim.to_uppercase()) {
+            if let Some(claim) = READ.iter().chain(profile.also_read).find(|claim| folded.eq_ignore_ascii_case(claim)) {
                 return Err(TokenError::MalformedClaim(claim));
             }
         }
@@ -220,9 +220,18 @@ impl<'a> Reader<'a> {
 fn name_of(value: Option<&Value>) -> Result<Option<&str>, ()> {
     match value {
         None => Ok(None),
-        Some(Value::String(text)) if !text.trim().is_empty() && !text.contains(char::is_control) => Ok(Some(text)),
+        Some(Value::String(text)) if !text.chars().all(is_invisible) && !text.contains(char::is_control) => {
+            Ok(Some(text))
+        }
         Some(_) => Err(()),
     }
+}
+
+/// A name of such characters alone is blank to whoever reads the audit trail.
+fn is_invisible(character: char) -> bool {
+    character.is_whitespace()
+        || matches!(character, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 fn link(act: &Map<String, Value>) -> Result<Link, ()> {

@@ -609,48 +609,6 @@ mod tests {
     }
 
     #[test]
-    fn auth0_tells_people_machines_and_agents_apart() {
-        let agent = json!({"sub": "agt_1", "sub_profile": "ai_agent", "client_id": "c2"});
-        let table = [
-            ("user", json!({}), Ok(PrincipalKind::User)),
-            ("machine", json!({"sub": "c1@clients", "gty": "client-credentials"}), Ok(PrincipalKind::Client)),
-            (
-                "machine, RFC 9068 profile",
-                json!({"sub": "c1@clients", "azp": null, "client_id": "c1"}),
-                Ok(PrincipalKind::Client),
-            ),
-            ("machine with a free id", json!({"sub": "svc-7", "gty": "client-credentials"}), Ok(PrincipalKind::Client)),
-            ("user whose id looks like a machine's", json!({"sub": "auth0|c1@clients"}), Ok(PrincipalKind::User)),
-            ("another client", json!({"sub": "c2@clients"}), Err(TokenError::MalformedClaim("sub"))),
-            (
-                "another client, by its own grant",
-                json!({"sub": "c2@clients", "gty": "client-credentials"}),
-                Err(TokenError::MalformedClaim("sub")),
-            ),
-            ("client of an agent's kind", json!({"client_profile": "native_app ai_agent"}), Ok(PrincipalKind::Agent)),
-            ("client of another kind", json!({"client_profile": "native_app my_ai_agent"}), Ok(PrincipalKind::User)),
-            (
-                "client of no kind",
-                json!({"client_profile": ["ai_agent"]}),
-                Err(TokenError::MalformedClaim("client_profile")),
-            ),
-            ("no client", json!({"sub": "c1@clients", "azp": null}), Err(TokenError::MalformedClaim("sub"))),
-            ("agent", json!({"sub": "agt_1", "sub_profile": "ai_agent"}), Ok(PrincipalKind::Agent)),
-            ("service", json!({"sub": "svc", "sub_profile": "service"}), Ok(PrincipalKind::Client)),
-            ("profile of a user", json!({"sub": "x", "sub_profile": "user"}), Ok(PrincipalKind::User)),
-            ("unknown profile", json!({"sub_profile": "robot"}), Err(TokenError::MalformedClaim("sub_profile"))),
-            ("agent for a user", json!({"sub_profile": "user", "act": agent}), Ok(PrincipalKind::Agent)),
-            ("client for a user", json!({"act": {"sub": "c2"}}), Ok(PrincipalKind::User)),
-            ("agent in the past", json!({"act": {"sub": "c2", "act": agent}}), Ok(PrincipalKind::User)),
-            ("two clients", json!({"client_id": "c2"}), Err(TokenError::MalformedClaim("client_id"))),
-        ];
-        for (name, claims, kind) in table {
-            let found = verified(&auth0(), &with(&auth0_claims(), claims)).map(|token| token.principal().kind());
-            assert_eq!(found, kind, "{name}");
-        }
-    }
-
-    #[test]
     fn elsewhere_a_client_is_whose_subject_is_its_client_id() {
         let kind = |verifier: &Verifier, claims| verified(verifier, &claims).unwrap().principal().kind();
         assert_eq!(kind(&rfc9068(), rfc9068_claims()), PrincipalKind::User);

@@ -235,7 +235,10 @@ impl StackBuilder {
                 .expectations()
                 .map(|(issuer, audiences)| {
                     let audiences: Vec<_> = audiences.iter().map(Audience::as_str).collect();
-                    format!("{issuer} for {}", audiences.join(", "))
+                    match audiences.as_slice() {
+                        [] => format!("{issuer} for its listed clients, whatever the audience"),
+                        audiences => format!("{issuer} for {}", audiences.join(", ")),
+                    }
                 })
                 .collect(),
             audit: match audit.mode() {

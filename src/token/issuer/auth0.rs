@@ -82,3 +82,106 @@ pub(super) const AUTH0: Profile = Profile {
     check,
     ..Profile::BASE
 };
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::token::{
+        issuer::shapes::Shapes,
+        test_tokens::{NOW, with},
+    };
+
+    fn auth0() -> Shapes {
+        Shapes::of(Issuer::auth0("acme.eu.auth0.com", "https://api.example"), Some("JWT"))
+    }
+
+    /// The profile `access_token`, of a user who signed in with `openid`.
+    fn classic() -> Value {
+        json!({
+            "iss": "https://acme.eu.auth0.com/", "aud": ["https://api.example", "https://acme.eu.auth0.com/userinfo"],
+            "sub": "auth0|1", "azp": "c1", "iat": NOW, "exp": NOW + 86_400, "scope": "openid jobs:read",
+        })
+    }
+
+    /// The profile `rfc9068_profile`, of a machine.
+    fn rfc9068() -> Value {
+        with(
+            &classic(),
+            json!({"aud": "https://api.example", "sub": "c1@clients", "azp": null, "client_id": "c1", "jti": "j"}),
+        )
+    }
+
+    #[test]
+    fn both_token_profiles_are_accepted_and_id_tokens_are_not() {
+        let id_token = with(&classic(), json!({"aud": "c1", "azp": null, "scope": null, "nonce": "n"}));
+        let table = [
+            ("classic", Some("JWT"), classic(), Ok(PrincipalKind::User)),
+            ("RFC 9068", Some("at+jwt"), rfc9068(), Ok(PrincipalKind::Client)),
+            ("no typ", None, classic(), Err(TokenError::Type)),
+            ("ID token", Some("JWT"), id_token.clone(), Err(TokenError::Audience)),
+            (
+                "ID token for us",
+                Some("JWT"),
+                with(&id_token, json!({"aud": "https://api.example"})),
+                Err(TokenError::WrongKind("nonce")),
+            ),
+            (
+                "user info alone",
+                Some("JWT"),
+                with(&classic(), json!({"aud": "https://acme.eu.auth0.com/userinfo"})),
+                Err(TokenError::Audience),
+            ),
+        ];
+        for (name, typ, claims, kind) in table {
+            assert_eq!(auth0().verify_typed(typ, &claims).map(|token| token.principal().kind()), kind, "{name}");
+        }
+        let ps256 = auth0().verify_signed(Algorithm::Ps256, Some("JWT"), &classic());
+        assert!(ps256.is_ok());
+        let es256 = auth0().verify_signed(Algorithm::Es256, Some("JWT"), &classic());
+        assert_eq!(es256.err(), Some(TokenError::Algorithm));
+    }
+
+    #[test]
+    fn auth0_tells_people_machines_and_agents_apart() {
+        let agent = json!({"sub": "agt_1", "sub_profile": "ai_agent", "client_id": "c2"});
+        let table = [
+            ("user", json!({}), Ok(PrincipalKind::User)),
+            ("machine", json!({"sub": "c1@clients", "gty": "client-credentials"}), Ok(PrincipalKind::Client)),
+            (
+                "machine, RFC 9068 profile",
+                json!({"sub": "c1@clients", "azp": null, "client_id": "c1"}),
+                Ok(PrincipalKind::Client),
+            ),
+            ("machine with a free id", json!({"sub": "svc-7", "gty": "client-credentials"}), Ok(PrincipalKind::Client)),
+            ("user whose id looks like a machine's", json!({"sub": "auth0|c1@clients"}), Ok(PrincipalKind::User)),
+            ("another client", json!({"sub": "c2@clients"}), Err(TokenError::MalformedClaim("sub"))),
+            (
+                "another client, by its own grant",
+                json!({"sub": "c2@clients", "gty": "client-credentials"}),
+                Err(TokenError::MalformedClaim("sub")),
+            ),
+            ("client of an agent's kind", json!({"client_profile": "native_app ai_agent"}), Ok(PrincipalKind::Agent)),
+            ("client of another kind", json!({"client_profile": "native_app my_ai_agent"}), Ok(PrincipalKind::User)),
+            (
+                "client of no kind",
+                json!({"client_profile": ["ai_agent"]}),
+                Err(TokenError::MalformedClaim("client_profile")),
+            ),
+            ("no client", json!({"sub": "c1@clients", "azp": null}), Err(TokenError::MalformedClaim("sub"))),
+            ("agent", json!({"sub": "agt_1", "sub_profile": "ai_agent"}), Ok(PrincipalKind::Agent)),
+            ("service", json!({"sub": "svc", "sub_profile": "service"}), Ok(PrincipalKind::Client)),
+            ("profile of a user", json!({"sub": "x", "sub_profile": "user"}), Ok(PrincipalKind::User)),
+            ("unknown profile", json!({"sub_profile": "robot"}), Err(TokenError::MalformedClaim("sub_profile"))),
+            ("agent for a user", json!({"sub_profile": "user", "act": agent}), Ok(PrincipalKind::Agent)),
+            ("client for a user", json!({"act": {"sub": "c2"}}), Ok(PrincipalKind::User)),
+            ("agent in the past", json!({"act": {"sub": "c2", "act": agent}}), Ok(PrincipalKind::User)),
+            ("two clients", json!({"client_id": "c2"}), Err(TokenError::MalformedClaim("client_id"))),
+        ];
+        let auth0 = auth0();
+        for (name, claims, kind) in table {
+            assert_eq!(auth0.kind(&with(&classic(), claims)), kind, "{name}");
+        }
+    }
+}

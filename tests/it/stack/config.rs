@@ -53,7 +53,7 @@ async fn a_wrong_configuration_names_field_value_and_remedy() {
             "no lifetime",
             stack(good().with_max_lifetime(Duration::ZERO), Rules::new()),
             "issuer.max_lifetime",
-            "0s",
+            "0ns",
             "how long a token may live",
         ),
         (
@@ -67,7 +67,7 @@ async fn a_wrong_configuration_names_field_value_and_remedy() {
             "no age",
             stack(good().with_max_age(Duration::ZERO), Rules::new()),
             "issuer.max_age",
-            "0s",
+            "0ns",
             "how old a token may be",
         ),
         (
