@@ -83,6 +83,8 @@ pub mod key;
 
 pub mod principal;
 
+pub mod revocation;
+
 pub mod scope;
 
 pub mod rules;

@@ -55,6 +55,8 @@ text_newtype! {
     ClientId;
     /// The tenant or organisation inside the issuer (`org_id`, `tid`, `hd`, a Kubernetes namespace).
     TenantId;
+    /// The session that a token was issued in: `sid`. Unique only beside its issuer.
+    SessionId;
     /// base64url of a SHA-256: of a token's JWS signing input, or of a key ([RFC 7638](https://www.rfc-editor.org/rfc/rfc7638)).
     Thumbprint;
 }

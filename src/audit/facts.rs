@@ -69,6 +69,7 @@ impl Facts {
             record.route = Some(RecordedRoute {
                 template: route.key().map(|key| clean(key.template())),
                 rule: route.rule().map(|rule| demand_name(rule.demand())),
+                tenant: route.rule().and_then(|rule| rule.tenant_of_path(route.params())).map(clean),
             });
         }
         record.stage = self.stage;

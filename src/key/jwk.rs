@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -23,6 +23,8 @@ struct Prepared {
     kid: Option<Arc<str>>,
     issuer: Option<Arc<str>>,
     thumbprint: Thumbprint,
+    /// What [`required_members`] says of the key.
+    required: Box<str>,
     /// One for each algorithm; never empty.
     verifying: Vec<VerifyingKey>,
 }
@@ -75,6 +77,22 @@ impl Jwk {
         self.0.verifying.iter().any(|key| key.algorithm() == algorithm && key.verify(message, signature))
     }
 
+    /// The key as a JWK ([RFC 7517 §4](https://www.rfc-editor.org/rfc/rfc7517#section-4)): the public numbers, `kid`, `use`, and `alg` when
+    /// the key is for one algorithm alone. [`from_json`](Self::from_json) reads the same key from it; what else its document said of
+    /// the key (certificates, members of one issuer's own) is not in it.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut members: Map<String, Value> = serde_json::from_str(&self.0.required).unwrap_or_default();
+        let mut algorithms = self.algorithms();
+        let only = algorithms.next().filter(|_| algorithms.next().is_none()).map(Algorithm::name);
+        for (name, value) in
+            [("use", Some("sig")), ("alg", only), ("kid", self.0.kid.as_deref()), ("issuer", self.issuer())]
+        {
+            members.extend(value.map(|value| (name.to_owned(), Value::from(value))));
+        }
+        Value::Object(members).to_string()
+    }
+
     fn is_candidate(&self, kid: Option<&str>, algorithm: Algorithm) -> bool {
         let is_named = kid.is_none_or(|kid| self.0.kid.as_deref() == Some(kid));
         is_named && self.algorithms().any(|own| own == algorithm)
@@ -124,7 +142,9 @@ impl Jwk {
         if verifying.is_empty() {
             return Err("the numbers are not those of a public key");
         }
-        Ok(Self(Arc::new(Prepared { kid, issuer, thumbprint: thumbprint(key), verifying })))
+        let required = required_members(key);
+        let thumbprint = Thumbprint::new(URL_SAFE_NO_PAD.encode(Sha256::digest(&required)));
+        Ok(Self(Arc::new(Prepared { kid, issuer, thumbprint, required: required.into(), verifying })))
     }
 }
 
@@ -330,21 +350,20 @@ fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
 }
 
 /// [RFC 7638 §3](https://www.rfc-editor.org/rfc/rfc7638#section-3): the required members alone, in lexicographic order, no white space.
-fn thumbprint(key: &PublicKey) -> Thumbprint {
+fn required_members(key: &PublicKey) -> String {
     let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let ec = |curve: &str, coordinates: &[u8]| {
         let (x, y) = coordinates.split_at(coordinates.len() / 2);
         format!(r#"{{"crv":"{curve}","kty":"EC","x":"{}","y":"{}"}}"#, text(x), text(y))
     };
-    let members = match key {
+    match key {
         PublicKey::Rsa { modulus, exponent } => {
             format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, text(exponent), text(modulus))
         }
         PublicKey::P256 { point: [_, coordinates @ ..] } => ec("P-256", coordinates),
         PublicKey::P384 { point: [_, coordinates @ ..] } => ec("P-384", coordinates),
         PublicKey::Ed25519 { point } => format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, text(point)),
-    };
-    Thumbprint::new(text(&Sha256::digest(members)))
+    }
 }
 
 /// The largest document that is read, in bytes.
@@ -358,7 +377,7 @@ pub(crate) const MAX_KID: usize = 256;
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::token::test_tokens::{base64url, rsa_numbers, sign, with};
@@ -512,6 +531,25 @@ mod tests {
         assert_eq!((loaded.len(), loaded.skipped().len()), (64, 256 - 64 + 1));
         let repeated = set(&[ec(), ec(), with(&rsa(), json!({"kid": "ec"}))]).unwrap();
         assert_eq!((repeated.len(), repeated.skipped().len()), (2, 1), "one `kid` may name two keys");
+    }
+
+    #[test]
+    fn a_key_written_as_json_is_read_as_the_same_key() {
+        for key in [
+            rsa(),
+            with(&rsa(), json!({"alg": null, "kid": "a \"quoted\" \u{1} kid", "x5c": ["AAAA"]})),
+            ec(),
+            with(&ec(), json!({"kid": null, "key_ops": ["verify"]})),
+            serde_json::from_str(ED25519).unwrap(),
+        ] {
+            let one = Jwk::from_json(&key.to_string()).unwrap();
+            let other = Jwk::from_json(&one.to_json()).unwrap();
+            assert_eq!(format!("{one:?}"), format!("{other:?}"));
+            assert_eq!(one.to_json(), other.to_json());
+            let members: Map<String, Value> = serde_json::from_str(&one.to_json()).unwrap();
+            let public = ["alg", "crv", "e", "kid", "kty", "n", "use", "x", "y"];
+            assert!(members.keys().all(|name| public.contains(&name.as_str())), "{members:?}");
+        }
     }
 
     #[test]

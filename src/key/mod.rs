@@ -11,8 +11,10 @@ pub mod jsonwebtoken;
 mod jwk;
 #[cfg(feature = "jwks-client-rs")]
 pub mod jwks_client_rs;
+mod metrics;
 #[cfg(feature = "remote-jwks")]
 mod remote;
+mod seed;
 mod snapshot;
 mod source;
 
@@ -23,6 +25,7 @@ pub(crate) use crypto::IS_AVAILABLE as IS_CRYPTO_AVAILABLE;
 pub use fixed::Fixed;
 pub(crate) use jwk::MAX_KID;
 pub use jwk::{Jwk, JwkError, JwkSet, SkippedKey};
+pub use metrics::Metrics;
 #[cfg(feature = "remote-jwks")]
 pub use remote::{Remote, RemoteBuilder};
 pub use source::{KeyError, KeyErrorKind, KeySource, LoadRequest, LoadedKeys};

@@ -206,7 +206,9 @@ impl TokenBuilder {
         let signer = self.forger.map_or(named, |forger| forger.signing_key(self.algorithm));
         let signature = self.signature.unwrap_or_else(|| signer.sign(format!("{header}.{signed}").as_bytes()));
         let sent = if self.is_tampered {
-            claims.insert("sub".to_owned(), json!("auth0|mallory"));
+            // Whatever it was before: a token that was not changed would pass for one that was.
+            let is_mallory = claims.get("sub").is_some_and(|subject| subject == "auth0|mallory");
+            claims.insert("sub".to_owned(), json!(if is_mallory { "auth0|eve" } else { "auth0|mallory" }));
             encode(&json!(claims).to_string())
         } else {
             signed
@@ -327,6 +329,7 @@ mod tests {
         assert_eq!(claims["iss"], issuer.url());
         assert!(!verifies(&issuer, &forged));
         assert!(!verifies(&issuer, &issuer.token().tampered().mint()));
+        assert!(!verifies(&issuer, &issuer.token().subject("auth0|mallory").tampered().mint()));
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
-use serde_json::{Map, Value};
-
 use super::jws::Segments;
-use crate::principal::Thumbprint;
+use crate::{
+    json::{self, Found},
+    principal::Thumbprint,
+};
 
 /// The claims of a verified token as a type of the application's own, for handlers. Made by
 /// [`VerifiedToken::claims_as`](super::VerifiedToken::claims_as).
@@ -48,22 +49,25 @@ impl Claimed {
         if token.len() > max_token_size {
             return named;
         }
-        let header = segments.header_object().unwrap_or_default();
-        let claims = segments.claims_object().unwrap_or_default();
+        let (header, payload) = (segments.header().unwrap_or_default(), segments.payload().unwrap_or_default());
+        let [key_id] = json::members(&header, ["kid"]).unwrap_or_default();
+        let [issuer, subject, token_id, expires_at] =
+            json::members(&payload, ["iss", "sub", "jti", "exp"]).unwrap_or_default();
         Self {
-            issuer: text(&claims, "iss"),
-            subject: text(&claims, "sub"),
-            token_id: text(&claims, "jti"),
-            expires_at: claims.get("exp").and_then(whole_seconds),
-            key_id: text(&header, "kid"),
+            issuer: text(issuer),
+            subject: text(subject),
+            token_id: text(token_id),
+            expires_at: whole_seconds(expires_at),
+            key_id: text(key_id),
             ..named
         }
     }
 }
 
-fn text(members: &Map<String, Value>, name: &str) -> Option<String> {
+fn text(member: Option<Found<'_>>) -> Option<String> {
+    let Some(Found::Text(text)) = member else { return None };
     let mut printable = String::new();
-    for character in members.get(name)?.as_str()?.chars() {
+    for character in text.chars() {
         let character = if forges_lines(character) { char::REPLACEMENT_CHARACTER } else { character };
         if printable.len() + character.len_utf8() > MAX_TEXT - ELLIPSIS.len_utf8() {
             printable.push(ELLIPSIS);
@@ -80,7 +84,8 @@ fn forges_lines(character: char) -> bool {
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-fn whole_seconds(number: &Value) -> Option<u64> {
+fn whole_seconds(member: Option<Found<'_>>) -> Option<u64> {
+    let Some(Found::Number(number)) = member else { return None };
     // `as` saturates: an absurd time stays absurd.
     number.as_u64().or_else(|| number.as_f64().filter(|seconds| *seconds >= 0.0).map(|seconds| seconds as u64))
 }

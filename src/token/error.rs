@@ -73,6 +73,9 @@ pub enum TokenError {
     /// The token is bound to a key (`cnf`) and came as a plain bearer token ([RFC 9449 §7.2](https://www.rfc-editor.org/rfc/rfc9449#section-7.2)).
     #[error("`cnf` binds the token to a key whose possession was not proven")]
     Bound,
+    /// The token was revoked ([`RevocationList`](crate::revocation::RevocationList)). Everything else about it is in order.
+    #[error("the token was revoked")]
+    Revoked,
 }
 
 impl TokenError {
@@ -101,6 +104,7 @@ impl TokenError {
             Self::TooOld => "token_too_old",
             Self::Lifetime => "token_lifetime",
             Self::Bound => "token_bound",
+            Self::Revoked => "token_revoked",
         }
     }
 
@@ -141,6 +145,7 @@ mod tests {
             TokenError::TooOld,
             TokenError::Lifetime,
             TokenError::Bound,
+            TokenError::Revoked,
         ];
         let codes: BTreeSet<_> = errors.iter().map(TokenError::code).collect();
         assert_eq!(codes.len(), errors.len());

@@ -7,7 +7,7 @@ mod bearer;
 mod claims;
 mod error;
 mod issuer;
-mod jws;
+pub mod jws;
 mod reader;
 #[cfg(test)]
 pub(crate) mod test_tokens;

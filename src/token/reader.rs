@@ -220,9 +220,18 @@ impl<'a> Reader<'a> {
 fn name_of(value: Option<&Value>) -> Result<Option<&str>, ()> {
     match value {
         None => Ok(None),
-        Some(Value::String(text)) if !text.trim().is_empty() && !text.contains(char::is_control) => Ok(Some(text)),
+        Some(Value::String(text)) if !text.chars().all(is_invisible) && !text.contains(char::is_control) => {
+            Ok(Some(text))
+        }
         Some(_) => Err(()),
     }
+}
+
+/// A name of such characters alone is blank to whoever reads the audit trail.
+fn is_invisible(character: char) -> bool {
+    character.is_whitespace()
+        || matches!(character, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 fn link(act: &Map<String, Value>) -> Result<Link, ()> {
@@ -245,8 +254,8 @@ const OTHER_KINDS: [&str; 10] = [
 
 /// The claims that are read of every issuer's tokens; a profile lists what it reads beyond them.
 #[rustfmt::skip]
-const READ: [&str; 33] = [
-    "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "azp", "client_id", "scope", "scp", "permissions", "roles", "org_id", "act",
+const READ: [&str; 34] = [
+    "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "azp", "client_id", "scope", "scp", "permissions", "roles", "org_id", "act",
     "cnf", "acr", "amr", "auth_time", "sub_profile", "gty", "nonce", "at_hash", "c_hash", "events", "htm", "htu",
     "token_introspection", "req_wl", "tctx", "rctx", "typ", "token_use",
 ];

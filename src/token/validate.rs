@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     principal::{
-        Audience, Authentication, ClientId, IssuerId, Parts, Principal, PrincipalKind, Proof, Subject, TenantId,
-        Thumbprint, TokenId,
+        Audience, Authentication, ClientId, IssuerId, Parts, Principal, PrincipalKind, Proof, SessionId, Subject,
+        TenantId, Thumbprint, TokenId,
     },
     scope::{Scope, ScopeToken},
     time::UnixTime,
@@ -21,6 +21,7 @@ pub(super) struct Accepted {
     pub(super) principal: Principal,
     pub(super) audience: Audience,
     pub(super) token_id: Option<TokenId>,
+    pub(super) session_id: Option<SessionId>,
     pub(super) expires_at: UnixTime,
     pub(super) not_before: Option<UnixTime>,
     pub(super) issued_at: Option<UnixTime>,
@@ -45,6 +46,7 @@ impl Expectations {
         let not_before = claims.time("nbf")?;
         let issued_at = claims.time("iat")?;
         let token_id = self.profile.token_id.map_or(Ok(None), |claim| claims.name(claim))?.map(TokenId::new);
+        let session_id = claims.name("sid")?.map(SessionId::new);
         let principal = self.principal(issuer, &claims, thumbprint)?;
 
         let audience = self.audience(audiences.as_deref(), &principal)?;
@@ -61,7 +63,7 @@ impl Expectations {
         if claims.has("cnf") {
             return Err(TokenError::Bound);
         }
-        Ok(Accepted { principal, audience, token_id, expires_at, not_before, issued_at })
+        Ok(Accepted { principal, audience, token_id, session_id, expires_at, not_before, issued_at })
     }
 
     /// The claims that have to be there, whatever they say: by the kind of issuer, and by what is switched on.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{Claims, ClaimsError};
 use crate::{
-    principal::{Audience, IssuerId, Principal, Thumbprint, TokenId},
+    principal::{Audience, IssuerId, Principal, SessionId, Thumbprint, TokenId},
     time::UnixTime,
 };
 
@@ -28,6 +28,7 @@ pub(super) struct Parts {
     pub(super) issuer: IssuerId,
     pub(super) audience: Audience,
     pub(super) token_id: Option<TokenId>,
+    pub(super) session_id: Option<SessionId>,
     pub(super) expires_at: UnixTime,
     pub(super) not_before: Option<UnixTime>,
     pub(super) issued_at: Option<UnixTime>,
@@ -65,6 +66,13 @@ impl VerifiedToken {
     #[must_use]
     pub fn token_id(&self) -> Option<&TokenId> {
         self.0.token_id.as_ref()
+    }
+
+    /// The session that the token was issued in (`sid`,
+    /// [OpenID Connect Back-Channel Logout §2.1](https://openid.net/specs/openid-connect-backchannel-1_0.html)), when it names one.
+    #[must_use]
+    pub fn session_id(&self) -> Option<&SessionId> {
+        self.0.session_id.as_ref()
     }
 
     /// `exp`.
@@ -140,6 +148,7 @@ impl VerifiedToken {
             issuer: IssuerId::new("https://issuer.example/"),
             audience: Audience::new("https://api.example"),
             token_id: Some(TokenId::new(token_id)),
+            session_id: None,
             expires_at: UnixTime::from_secs(1_800_000_000),
             not_before: None,
             issued_at: None,

@@ -1,11 +1,14 @@
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use serde_json::{Map, Value};
 
 use super::{AccessToken, Claimed, Issuer, TokenError, VerifiedToken, issuer::Expectations, jws::Jws, verified::Parts};
 use crate::{
     ConfigError,
     health::Health,
-    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyErrorKind, Lookup},
+    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, JwkSet, KeyError, KeyErrorKind, Lookup, Metrics},
     principal::{Audience, IssuerId},
+    revocation::{Presented, RevocationList},
     time::{Clock, SystemClock, UnixTime},
 };
 
@@ -19,9 +22,10 @@ use crate::{
 /// 4. the signature, under a key of that issuer that is meant for that algorithm;
 /// 5. every claim that is used: its form, then `aud`, client and tenant where they are listed, the kind of token, `exp`, `nbf`, `iat`
 ///    and the life in between;
-/// 6. that the token is not bound to a key (`cnf`), because nothing here proves its possession.
+/// 6. that the token is not bound to a key (`cnf`), because nothing here proves its possession;
+/// 7. that nobody revoked it, where there is a [`RevocationList`].
 ///
-/// What it leaves to the caller: scope, policy, revocation, and whether this subject is welcome.
+/// What it leaves to the caller: scope, policy, and whether this subject is welcome.
 ///
 /// Cheap to clone; clones share their keys. Works without HTTP:
 ///
@@ -46,6 +50,7 @@ struct Trust {
     /// By every `iss` that one of them writes.
     by_id: HashMap<IssuerId, Arc<Trusted>>,
     max_token_size: usize,
+    revocations: Option<RevocationList>,
 }
 
 struct Trusted {
@@ -61,7 +66,7 @@ impl Verifier {
     }
 
     pub(crate) fn builder_of(issuers: Vec<Issuer>) -> VerifierBuilder {
-        VerifierBuilder { issuers, clock: Arc::new(SystemClock), max_token_size: DEFAULT_TOKEN_SIZE }
+        VerifierBuilder { issuers, clock: Arc::new(SystemClock), max_token_size: DEFAULT_TOKEN_SIZE, revocations: None }
     }
 
     /// Verifies a token as of `now`, and waits for the issuer's keys where that may bring the one that is missing.
@@ -72,18 +77,19 @@ impl Verifier {
     ///
     /// [`TokenError`], the first that applies in the order of its variants.
     pub async fn verify(&self, token: &AccessToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        let candidate = self.0.examine(token)?;
+        let mut buffer = Vec::new();
+        let candidate = self.0.examine(token, &mut buffer)?;
         let kid = candidate.kid();
         let keys = &candidate.issuer.keys;
         let keys = match keys.lookup(kid, candidate.algorithm) {
             Lookup::Wait => {
-                keys.refresh(candidate.jws.header.kid.clone()).await;
+                keys.refresh(kid.map(Into::into)).await;
                 keys.lookup_settled(kid, candidate.algorithm)
             }
             settled => settled,
         };
         match keys {
-            Lookup::Keys(keys) => candidate.verify(&keys, now),
+            Lookup::Keys(keys) => self.0.verify(candidate, &keys, now),
             Lookup::Unknown => Err(TokenError::UnknownKey),
             Lookup::Unavailable(kind) => Err(TokenError::KeysUnavailable(kind)),
             // A settled look-up never asks to wait again; should it, then we have no keys.
@@ -94,12 +100,13 @@ impl Verifier {
     /// Verifies a token at once; `None` when keys have to be waited for, which [`verify`](Self::verify) does.
     #[must_use]
     pub fn verify_now(&self, token: &AccessToken, now: UnixTime) -> Option<Result<VerifiedToken, TokenError>> {
-        let candidate = match self.0.examine(token) {
+        let mut buffer = Vec::new();
+        let candidate = match self.0.examine(token, &mut buffer) {
             Ok(candidate) => candidate,
             Err(error) => return Some(Err(error)),
         };
         match candidate.issuer.keys.lookup(candidate.kid(), candidate.algorithm) {
-            Lookup::Keys(keys) => Some(candidate.verify(&keys, now)),
+            Lookup::Keys(keys) => Some(self.0.verify(candidate, &keys, now)),
             Lookup::Unknown => Some(Err(TokenError::UnknownKey)),
             Lookup::Unavailable(kind) => Some(Err(TokenError::KeysUnavailable(kind))),
             Lookup::Wait => None,
@@ -127,6 +134,39 @@ impl Verifier {
         worst
     }
 
+    /// What each issuer's key cache has done and holds, in the order of configuration: for whatever exports metrics. An issuer with
+    /// several names goes by its first.
+    pub fn key_metrics(&self) -> impl Iterator<Item = (&IssuerId, Metrics)> {
+        self.0.issuers.iter().filter_map(|issuer| Some((issuer.expectations.ids.first()?, issuer.keys.metrics())))
+    }
+
+    /// Waits until the keys of every issuer are there.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the first issuer without, when the deadline has passed.
+    pub(crate) async fn await_keys(&self, deadline: Duration) -> Result<(), ConfigError> {
+        let start = tokio::time::Instant::now();
+        for issuer in &self.0.issuers {
+            // The loads of all run from the start, each in its own task: waiting for one after the other takes no longer.
+            let left = deadline.saturating_sub(start.elapsed());
+            issuer.keys.ready(left).await.map_err(|kind| {
+                let remedy = format!(
+                    "its keys are not there after {deadline:?} ({kind}): see that this machine reaches the issuer and that its \
+                     URL is right, allow more time, or start without it (`build`) and answer 503 until they are there"
+                );
+                let name = issuer.expectations.ids.first().map(ToString::to_string).unwrap_or_default();
+                ConfigError::Unusable {
+                    field: "issuer.keys".into(),
+                    value: name,
+                    remedy: remedy.into(),
+                    source: KeyError::of(kind, "the log has the cause of each failure").into(),
+                }
+            })?;
+        }
+        Ok(())
+    }
+
     /// The issuers whose tokens are accepted, in the order of configuration.
     pub fn issuers(&self) -> impl Iterator<Item = &IssuerId> {
         self.0.issuers.iter().flat_map(|issuer| &issuer.expectations.ids)
@@ -148,29 +188,51 @@ impl fmt::Debug for Verifier {
 }
 
 impl Trust {
-    /// Everything that needs no key.
-    fn examine<'a>(&'a self, token: &'a AccessToken) -> Result<Candidate<'a>, TokenError> {
-        let token = token.as_bytes();
-        if token.len() > self.max_token_size {
-            return Err(TokenError::TooLong { limit: self.max_token_size });
-        }
-        let jws = Jws::parse(token)?;
-        let claimed = jws.claims.get("iss").and_then(|claimed| claimed.as_str());
+    /// Everything that needs no key. The candidate borrows the token and the buffer that it is decoded into.
+    fn examine<'a>(&self, token: &'a AccessToken, buffer: &'a mut Vec<u8>) -> Result<Candidate<'a>, TokenError> {
+        let jws = Jws::parse(token.as_bytes(), self.max_token_size, buffer)?;
+        let claims = jws.claims()?;
+        let claimed = claims.get("iss").and_then(|claimed| claimed.as_str());
         let (id, issuer) =
             claimed.and_then(|claimed| self.by_id.get_key_value(claimed)).ok_or(TokenError::UnknownIssuer)?;
         let expectations = &issuer.expectations;
         if !expectations.profile.accepts_type(jws.header.typ.as_deref()) {
             return Err(TokenError::Type);
         }
-        let algorithm = Algorithm::from_name(&jws.header.alg).filter(|named| expectations.algorithms.contains(named));
-        let algorithm = algorithm.ok_or(TokenError::Algorithm)?;
-        Ok(Candidate { jws, id: id.clone(), issuer: Arc::clone(issuer), algorithm })
+        let algorithm = jws.algorithm(&expectations.algorithms)?;
+        Ok(Candidate { jws, claims, id: id.clone(), issuer: Arc::clone(issuer), algorithm })
+    }
+
+    /// Everything that needs a key, and then what no earlier verification of the same token can answer.
+    fn verify(&self, candidate: Candidate<'_>, keys: &JwkSet, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+        let issuer = Arc::clone(&candidate.issuer);
+        let token = candidate.verify(keys, now)?;
+        self.admit(&issuer, token, now)
+    }
+
+    /// Asked of every token on every request. Whoever remembers verified tokens remembers what comes in here, never what comes out: a
+    /// token that was revoked since must not be let in from memory.
+    fn admit(&self, issuer: &Trusted, token: VerifiedToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+        let Some(revocations) = &self.revocations else {
+            return Ok(token);
+        };
+        let presented = Presented {
+            issuers: &issuer.expectations.ids,
+            thumbprint: token.thumbprint(),
+            token_id: token.token_id(),
+            subject: token.principal().subject(),
+            client: token.principal().client(),
+            session: token.session_id(),
+            issued_at: token.issued_at(),
+        };
+        if revocations.refuses(&presented, now) { Err(TokenError::Revoked) } else { Ok(token) }
     }
 }
 
 /// A token in good form that names one of our issuers. Its signature is not verified yet.
 struct Candidate<'a> {
     jws: Jws<'a>,
+    claims: Map<String, Value>,
     /// The one of its names that the token gives.
     id: IssuerId,
     issuer: Arc<Trusted>,
@@ -186,33 +248,23 @@ impl Candidate<'_> {
     fn verify(self, keys: &JwkSet, now: UnixTime) -> Result<VerifiedToken, TokenError> {
         let expectations = &self.issuer.expectations;
         let keys = expectations.keys_for(&self.id, keys);
-        let key = self.signing_key(&keys)?.clone();
+        let key = self.jws.signing_key(self.algorithm, &keys)?.clone();
         let thumbprint = self.jws.segments.thumbprint();
-        let accepted = expectations.accept(&self.id, &self.jws.claims, now, &thumbprint)?;
+        let accepted = expectations.accept(&self.id, &self.claims, now, &thumbprint)?;
         Ok(VerifiedToken::from_verification(Parts {
             principal: accepted.principal,
             issuer: self.id,
             audience: accepted.audience,
             token_id: accepted.token_id,
+            session_id: accepted.session_id,
             expires_at: accepted.expires_at,
             not_before: accepted.not_before,
             issued_at: accepted.issued_at,
             thumbprint,
             key_id: key.kid().cloned(),
             key_thumbprint: key.thumbprint().clone(),
-            claims: self.jws.claims,
+            claims: self.claims,
         }))
-    }
-
-    fn signing_key<'k>(&'k self, keys: &'k JwkSet) -> Result<&'k Jwk, TokenError> {
-        let mut refusal = TokenError::UnknownKey;
-        for key in keys.candidates(self.kid(), self.algorithm) {
-            if key.verify(self.algorithm, self.jws.segments.signing_input(), &self.jws.signature) {
-                return Ok(key);
-            }
-            refusal = TokenError::Signature;
-        }
-        Err(refusal)
     }
 }
 
@@ -221,6 +273,7 @@ pub struct VerifierBuilder {
     issuers: Vec<Issuer>,
     clock: Arc<dyn Clock>,
     max_token_size: usize,
+    revocations: Option<RevocationList>,
 }
 
 impl VerifierBuilder {
@@ -247,14 +300,22 @@ impl VerifierBuilder {
         self
     }
 
-    /// Checks the configuration and starts to load keys.
+    /// Refuses what is on this list, which others may go on filling. Default none: a token is good until it expires.
+    #[must_use]
+    pub fn with_revocations(mut self, revocations: RevocationList) -> Self {
+        self.revocations = Some(revocations);
+        self
+    }
+
+    /// Checks the configuration and starts to load keys. An issuer that is away is no error: its tokens are answered
+    /// [`KeysUnavailable`](TokenError::KeysUnavailable) (503) until it is back. [`build_with_keys`](Self::build_with_keys) waits instead.
     ///
     /// # Errors
     ///
     /// [`ConfigError`] names the field at fault: an issuer that is no https URL (http is for loopback alone) or is configured twice, a
-    /// blank audience, no algorithm, leeway over 120 s, a lifetime or an age out of bounds, a switch that means nothing at this kind of
-    /// issuer, a token size out of bounds, a feature that is missing; for keys
-    /// that come over the network also the lack of a Tokio runtime.
+    /// blank audience, no algorithm, leeway over 120 s, a lifetime or an age out of bounds, a lifetime that is longer than the list of
+    /// revocations is good for, a switch that means nothing at this kind of issuer, a token size out of bounds, a feature that is missing;
+    /// for keys that come over the network also the lack of a Tokio runtime.
     pub fn build(self) -> Result<Verifier, ConfigError> {
         if !IS_CRYPTO_AVAILABLE {
             return Err(ConfigError::FeatureMissing { field: "verifier".into(), feature: "aws-lc-rs" });
@@ -267,8 +328,14 @@ impl VerifierBuilder {
         let mut by_id = HashMap::new();
         for issuer in self.issuers {
             let name = issuer.url().to_owned();
+            let seed = issuer.key_seed().cloned();
             let (expectations, source) = issuer.into_parts()?;
-            let keys = Cache::builder(source).with_name(name).build(Arc::clone(&self.clock))?;
+            check_lifetime(&expectations, self.revocations.as_ref())?;
+            let mut keys = Cache::builder(source).with_name(name);
+            if let Some(path) = seed {
+                keys = keys.with_seed(path);
+            }
+            let keys = keys.build(Arc::clone(&self.clock))?;
             let trusted = Arc::new(Trusted { expectations, keys });
             for id in &trusted.expectations.ids {
                 if by_id.insert(id.clone(), Arc::clone(&trusted)).is_some() {
@@ -278,7 +345,26 @@ impl VerifierBuilder {
             }
             issuers.push(trusted);
         }
-        Ok(Verifier(Arc::new(Trust { issuers, by_id, max_token_size: self.max_token_size })))
+        Ok(Verifier(Arc::new(Trust {
+            issuers,
+            by_id,
+            max_token_size: self.max_token_size,
+            revocations: self.revocations,
+        })))
+    }
+
+    /// As [`build`](Self::build), and waits until the keys of every issuer are there: for a service that must not start without them.
+    /// A load that fails is tried again, with the usual backoff, until the deadline. Keys of a seed
+    /// ([`Issuer::with_key_seed`]) count once the first load has failed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`build`](Self::build), and [`ConfigError::Unusable`] when the deadline has passed: it names the first issuer whose keys are
+    /// not there, the kind of the last failure, and the remedy.
+    pub async fn build_with_keys(self, deadline: Duration) -> Result<Verifier, ConfigError> {
+        let verifier = self.build()?;
+        verifier.await_keys(deadline).await?;
+        Ok(verifier)
     }
 }
 
@@ -288,6 +374,17 @@ impl fmt::Debug for VerifierBuilder {
             .field("issuers", &self.issuers)
             .field("max_token_size", &self.max_token_size)
             .finish_non_exhaustive()
+    }
+}
+
+/// A revocation that is forgotten before its tokens have expired would let them in again.
+fn check_lifetime(expectations: &Expectations, revocations: Option<&RevocationList>) -> Result<(), ConfigError> {
+    match revocations.map(RevocationList::max_lifetime) {
+        Some(covered) if covered < expectations.max_lifetime => {
+            let remedy = format!("raise it to {:?}, the longest life of an issuer's tokens", expectations.max_lifetime);
+            Err(ConfigError::invalid("revocations.max_lifetime", format!("{covered:?}"), remedy))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -307,11 +404,13 @@ mod tests {
     use async_trait::async_trait;
     use proptest::prelude::*;
     use serde::Deserialize;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::{
         key::{KeyError, KeySource, LoadRequest, LoadedKeys},
+        principal::{ClientId, SessionId, Subject, TokenId},
+        revocation::Revocation,
         token::test_tokens::{
             NOW, base64url, header, now, public_bytes, public_key, public_keys, seal, sign, token, with,
         },
@@ -583,6 +682,62 @@ mod tests {
         for (name, builder, field) in table {
             assert_eq!(builder.build().unwrap_err().field(), field, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_revoked_token_is_refused_whatever_it_was_revoked_by() {
+        let claims = with(&claims(), json!({"client_id": "c1", "sid": "s1", "iat": NOW - 60}));
+        let good = token(&claims);
+        let issuer = IssuerId::new(ISSUER);
+        let (verified, before) = (verifier().verify_now(&good, now()).unwrap().unwrap(), now());
+        assert_eq!(verified.session_id().map(SessionId::as_str), Some("s1"));
+        for revocation in [
+            Revocation::token_id(&issuer, &TokenId::new("j1")),
+            Revocation::thumbprint(verified.thumbprint()),
+            Revocation::subject(&issuer, &Subject::new("u1"), before),
+            Revocation::client(&issuer, &ClientId::new("c1"), before),
+            Revocation::session(&issuer, &SessionId::new("s1"), before),
+        ] {
+            let revocations = RevocationList::new();
+            let verifier = Verifier::builder(self::issuer()).with_revocations(revocations.clone()).build().unwrap();
+            assert_eq!(refused(&verifier, &good), None);
+            revocations.revoke(&revocation, now()).unwrap();
+            assert_eq!(refused(&verifier, &good), Some(TokenError::Revoked), "{revocation:?}");
+            assert_eq!(verifier.verify(&good, now()).await.err(), Some(TokenError::Revoked), "{revocation:?}");
+            let other = with(&claims, json!({"jti": "j2", "sub": "u2", "client_id": "c2", "sid": "s2"}));
+            assert_eq!(refused(&verifier, &token(&other)), None, "{revocation:?}");
+            assert!(revocations.forget(&revocation));
+            assert_eq!(refused(&verifier, &good), None);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_token_otherwise_is_said_before_that_it_was_revoked() {
+        let revocations = RevocationList::new();
+        let verifier = Verifier::builder(issuer()).with_revocations(revocations.clone()).build().unwrap();
+        let subject = Revocation::subject(&IssuerId::new(ISSUER), &Subject::new("u1"), now());
+        revocations.revoke(&subject, now()).unwrap();
+        for (name, changes, expected) in [
+            ("in order, without `iat`", json!({}), TokenError::Revoked),
+            ("issued before", json!({"iat": NOW - 1}), TokenError::Revoked),
+            ("expired", json!({"exp": NOW - 60}), TokenError::Expired),
+            ("bound", json!({"cnf": {"jkt": "x"}}), TokenError::Bound),
+            ("for somebody else", json!({"aud": "https://other.example"}), TokenError::Audience),
+        ] {
+            assert_eq!(refused(&verifier, &token(&with(&claims(), changes))), Some(expected), "{name}");
+        }
+        assert_eq!(refused(&verifier, &token(&with(&claims(), json!({"iat": NOW})))), None, "issued since");
+    }
+
+    #[test]
+    fn a_list_that_forgets_sooner_than_tokens_expire_does_not_build() {
+        let hour = Duration::from_secs(3600);
+        let list = || RevocationList::builder().with_max_lifetime(hour).build().unwrap();
+        let build = |issuer: Issuer| Verifier::builder(issuer).with_revocations(list()).build().map(drop);
+        let error = build(issuer()).unwrap_err();
+        assert_eq!(error.field(), "revocations.max_lifetime");
+        assert!(error.to_string().contains("86400s"), "{error}");
+        assert!(build(issuer().with_max_lifetime(hour)).is_ok());
     }
 
     #[cfg(not(any(feature = "aws-lc-rs", feature = "rust-crypto")))]

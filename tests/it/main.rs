@@ -28,6 +28,8 @@ mod policy;
 
 mod recipes;
 
+mod revocation;
+
 mod scope;
 
 mod stack;

@@ -16,7 +16,7 @@ mod rfc9068;
 mod shapes;
 mod tenants;
 
-use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
 
@@ -84,6 +84,7 @@ pub struct Issuer {
     max_age: Option<Duration>,
     requires_token_id: bool,
     keys: Keys,
+    key_seed: Option<PathBuf>,
 }
 
 #[derive(Clone)]
@@ -116,6 +117,7 @@ impl Issuer {
             max_age: None,
             requires_token_id: false,
             keys: Keys::Discovery,
+            key_seed: None,
         }
     }
 
@@ -235,6 +237,20 @@ impl Issuer {
     pub fn with_jwks_url(mut self, url: impl Into<String>) -> Self {
         self.keys = Keys::Url(url.into());
         self
+    }
+
+    /// Keeps a copy of this issuer's public keys in a file, so that a restart while the issuer is away can verify. Default none.
+    ///
+    /// **Whoever can write this file can mint tokens**: what is believed of it, when, and for how long, stands at
+    /// [`CacheBuilder::with_seed`](crate::key::CacheBuilder::with_seed). One file for each issuer.
+    #[must_use]
+    pub fn with_key_seed(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key_seed = Some(path.into());
+        self
+    }
+
+    pub(super) fn key_seed(&self) -> Option<&PathBuf> {
+        self.key_seed.as_ref()
     }
 
     /// `iss` of the tokens, byte by byte: the first of its names, where there are several.

@@ -3,8 +3,14 @@
 //! Each looks at both sides of the gate (the answer, and the audit record) and at what ran behind it. Handlers are called what
 //! the router calls their route, so "rule and handler agree" is one comparison, made for every request that any test sends.
 
+mod edge;
+mod forge;
 mod raw_h2;
+mod section_1;
+mod section_2;
+mod section_4;
 mod section_5;
+mod section_7;
 mod section_9;
 
 use std::{

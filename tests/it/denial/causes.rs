@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     golden::Class,
-    world::{Rulebook, World},
+    world::{REVOKED, Rulebook, World},
 };
 use crate::support::alice;
 
@@ -60,6 +60,8 @@ const REPORT_GRPC: &[Place] = &[("POST", "/jobs.v1.Jobs/Report")];
 
 const MEMBERS: &[Place] = &[("GET", "/members"), ("HEAD", "/members")];
 const MEMBERS_GRPC: &[Place] = &[("POST", "/jobs.v1.Jobs/Members")];
+/// A gRPC method has no path parameter.
+const TENANT: &[Place] = &[("GET", "/orgs/acme"), ("HEAD", "/orgs/acme")];
 const UNKNOWN: &[Place] =
     &[("GET", "/no-such-route"), ("HEAD", "/no-such-route"), ("PUT", "/no-such-route"), ("OPTIONS", "/no/such/route")];
 const UNKNOWN_GRPC: &[Place] = &[("POST", "/no-such-route"), ("GET", "/a/b/c"), ("POST", "/jobs.v1.Jobs/List/")];
@@ -166,10 +168,12 @@ pub fn causes(world: &World) -> Vec<Cause> {
             "token_bound",
             good().claim("cnf", json!({ "jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" })).mint(),
         ),
+        token("revoked", "token_revoked", good().claim("jti", REVOKED).mint()),
         token("oversize", "token_too_long", good().claim("padding", "x".repeat(20_000)).mint()),
         row("keys unavailable", Unavailable, "keys_unavailable", bearer(world.broken.token()), ANYWHERE, ANYWHERE_GRPC),
         row("scope missing", Forbidden, "scope_insufficient", bearer(good().without("scope")), JOBS, JOBS_GRPC),
         row("scope of another route", Forbidden, "scope_insufficient", bearer(good()), REPORT, REPORT_GRPC),
+        row("no tenant, where the path names one", Forbidden, "tenant_mismatch", bearer(good()), TENANT, &[]),
         by_policy(Forbidden, "policy_denied", "denied"),
         by_policy(Forbidden, "policy_undefined", "undefined"),
         by_policy(Forbidden, "policy_obligation_unfulfilled", "obliged"),

@@ -10,15 +10,21 @@ use portcullis::{
     axum::protect,
     denial::{Profile, SignInRedirect},
     policy::{Opa, PolicyBackend},
+    principal::TokenId,
+    revocation::{Revocation, RevocationList},
     rules::{Access, optional, scopes},
     scope::all_of,
     testing::TestIssuer,
+    time::{Clock as _, SystemClock},
     token::Tenants,
 };
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
 
 use crate::support::{self, AUDIENCE, BySubject, Counter, Host};
+
+/// The id of a token that was revoked.
+pub const REVOKED: &str = "the-revoked-one";
 
 pub const SIGN_IN: &str = "https://login.acme.example/authorize";
 
@@ -61,6 +67,9 @@ impl World {
         let opa = Opa::builder(format!("http://{silent}")).with_deadline(Duration::from_millis(50)).build().unwrap();
         let policy: Arc<dyn PolicyBackend> = Arc::new(BySubject::with_stalled(Arc::new(opa)));
         let (memory, handled) = (Memory::new(), Counter::default());
+        let revocations = RevocationList::new();
+        let revoked = Revocation::token_id(&idp.issuer_id(), &TokenId::new(REVOKED));
+        revocations.revoke(&revoked, SystemClock.now()).unwrap();
         // Where alice's client alone may come in, with tokens of the last hour.
         let strict = Issuer::rfc9068(idp.url(), AUDIENCE).with_clients(["web"]).with_max_age(Duration::from_secs(3600));
         let members = Issuer::auth0("acme.eu.auth0.com", AUDIENCE)
@@ -69,6 +78,7 @@ impl World {
         let stack = Stack::builder(strict, http_rules(Rulebook::Open), policy, memory.clone())
             .add_issuer(Issuer::rfc9068(broken.url(), AUDIENCE))
             .add_issuer(members)
+            .with_revocations(revocations)
             .build()
             .unwrap();
 
@@ -98,6 +108,7 @@ pub fn router(handled: &Counter) -> axum::Router {
         .route("/jobs/{id}", handler())
         .route("/report", handler())
         .route("/members", handler())
+        .route("/orgs/{org}", handler())
         .route("/forgotten", handler())
         .fallback(async move || fallback.count())
 }
@@ -108,6 +119,7 @@ pub fn http_rules(rulebook: Rulebook) -> Rules {
         .get("/jobs/{id}", scopes(all_of(["jobs:read"])))
         .get("/report", reports(rulebook))
         .get("/members", optional())
+        .get("/orgs/{org}", scopes(all_of(["jobs:read"])).with_tenant_param("org"))
 }
 
 pub fn grpc_rules(rulebook: Rulebook) -> Rules {
