@@ -56,7 +56,7 @@ pub struct AuditRecord {
     pub actors: Vec<RecordedActor>,
     /// What the verified token grants. At most 32 words, then `…`.
     pub scope: Vec<String>,
-    /// The key that verified the token's signature.
+    /// The key that verified the token's signature. `None` under a shared secret, of which nothing is told.
     pub key: Option<RecordedKey>,
     /// The key that the verified token is bound to.
     pub cnf: Option<RecordedConfirmation>,

@@ -34,7 +34,7 @@ pub(super) struct Parts {
     pub(super) issued_at: Option<UnixTime>,
     pub(super) thumbprint: Thumbprint,
     pub(super) key_id: Option<Arc<str>>,
-    pub(super) key_thumbprint: Thumbprint,
+    pub(super) key_thumbprint: Option<Thumbprint>,
     pub(super) claims: Map<String, Value>,
 }
 
@@ -106,10 +106,11 @@ impl VerifiedToken {
         self.0.key_id.as_deref()
     }
 
-    /// RFC 7638 thumbprint of the key that verified the signature.
+    /// RFC 7638 thumbprint of the key that verified the signature. `None` under a shared secret: a published hash of it would let anyone
+    /// guess it at leisure.
     #[must_use]
-    pub fn key_thumbprint(&self) -> &Thumbprint {
-        &self.0.key_thumbprint
+    pub fn key_thumbprint(&self) -> Option<&Thumbprint> {
+        self.0.key_thumbprint.as_ref()
     }
 
     /// Every claim, as the issuer wrote it. The registered ones have been checked.
@@ -154,7 +155,7 @@ impl VerifiedToken {
             issued_at: None,
             thumbprint: Thumbprint::new("token-thumbprint"),
             key_id: Some("kid-1".into()),
-            key_thumbprint: Thumbprint::new("key-thumbprint"),
+            key_thumbprint: Some(Thumbprint::new("key-thumbprint")),
             claims: Map::new(),
         })
     }

@@ -1,12 +1,22 @@
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
-use super::{AccessToken, Claimed, Issuer, TokenError, VerifiedToken, issuer::Expectations, jws::Jws, verified::Parts};
+use super::{
+    AccessToken, Claimed, Issuer, TokenError, VerifiedToken,
+    issuer::{Expectations, KeyMode},
+    jws::Jws,
+    verified::Parts,
+};
 use crate::{
     ConfigError,
     health::Health,
-    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, JwkSet, KeyError, KeyErrorKind, Lookup, Metrics},
+    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyError, KeyErrorKind, Lookup, Metrics, SharedSecret},
     principal::{Audience, IssuerId},
     revocation::{Presented, RevocationList},
     time::{Clock, SystemClock, UnixTime},
@@ -55,7 +65,19 @@ struct Trust {
 
 struct Trusted {
     expectations: Expectations,
-    keys: Arc<Cache>,
+    keys: Keys,
+}
+
+/// Public keys or one secret: there is no issuer that could have both.
+enum Keys {
+    Public(Arc<Cache>),
+    Secret(SharedSecret),
+}
+
+/// What has to show that the issuer made the token.
+enum Proof<'a> {
+    Signature(&'a Arc<Cache>, Algorithm),
+    Mac(&'a SharedSecret),
 }
 
 impl Verifier {
@@ -79,17 +101,21 @@ impl Verifier {
     pub async fn verify(&self, token: &AccessToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
         let mut buffer = Vec::new();
         let candidate = self.0.examine(token, &mut buffer)?;
+        let issuer = Arc::clone(&candidate.issuer);
+        let (keys, algorithm) = match issuer.proof(&candidate.jws)? {
+            Proof::Signature(keys, algorithm) => (keys, algorithm),
+            Proof::Mac(secret) => return self.0.admit(&issuer, candidate.verify_mac(secret, now), now),
+        };
         let kid = candidate.kid();
-        let keys = &candidate.issuer.keys;
-        let keys = match keys.lookup(kid, candidate.algorithm) {
+        let keys = match keys.lookup(kid, algorithm) {
             Lookup::Wait => {
                 keys.refresh(kid.map(Into::into)).await;
-                keys.lookup_settled(kid, candidate.algorithm)
+                keys.lookup_settled(kid, algorithm)
             }
             settled => settled,
         };
         match keys {
-            Lookup::Keys(keys) => self.0.verify(candidate, &keys, now),
+            Lookup::Keys(keys) => self.0.admit(&issuer, candidate.verify(&keys, algorithm, now), now),
             Lookup::Unknown => Err(TokenError::UnknownKey),
             Lookup::Unavailable(kind) => Err(TokenError::KeysUnavailable(kind)),
             // A settled look-up never asks to wait again; should it, then we have no keys.
@@ -105,8 +131,14 @@ impl Verifier {
             Ok(candidate) => candidate,
             Err(error) => return Some(Err(error)),
         };
-        match candidate.issuer.keys.lookup(candidate.kid(), candidate.algorithm) {
-            Lookup::Keys(keys) => Some(self.0.verify(candidate, &keys, now)),
+        let issuer = Arc::clone(&candidate.issuer);
+        let (keys, algorithm) = match issuer.proof(&candidate.jws) {
+            Ok(Proof::Signature(keys, algorithm)) => (keys, algorithm),
+            Ok(Proof::Mac(secret)) => return Some(self.0.admit(&issuer, candidate.verify_mac(secret, now), now)),
+            Err(error) => return Some(Err(error)),
+        };
+        match keys.lookup(candidate.kid(), algorithm) {
+            Lookup::Keys(keys) => Some(self.0.admit(&issuer, candidate.verify(&keys, algorithm, now), now)),
             Lookup::Unknown => Some(Err(TokenError::UnknownKey)),
             Lookup::Unavailable(kind) => Some(Err(TokenError::KeysUnavailable(kind))),
             Lookup::Wait => None,
@@ -123,8 +155,8 @@ impl Verifier {
     #[must_use]
     pub fn health(&self) -> Health {
         let mut worst = Health::Ready;
-        for issuer in &self.0.issuers {
-            worst = match (worst, issuer.keys.health()) {
+        for keys in self.0.issuers.iter().filter_map(|issuer| issuer.cache()) {
+            worst = match (worst, keys.health()) {
                 (Health::Unavailable(first), _) => Health::Unavailable(first),
                 (_, unavailable @ Health::Unavailable(_)) => unavailable,
                 (Health::Ready, health) => health,
@@ -137,7 +169,7 @@ impl Verifier {
     /// What each issuer's key cache has done and holds, in the order of configuration: for whatever exports metrics. An issuer with
     /// several names goes by its first.
     pub fn key_metrics(&self) -> impl Iterator<Item = (&IssuerId, Metrics)> {
-        self.0.issuers.iter().filter_map(|issuer| Some((issuer.expectations.ids.first()?, issuer.keys.metrics())))
+        self.0.issuers.iter().filter_map(|issuer| Some((issuer.expectations.ids.first()?, issuer.cache()?.metrics())))
     }
 
     /// Waits until the keys of every issuer are there.
@@ -150,7 +182,8 @@ impl Verifier {
         for issuer in &self.0.issuers {
             // The loads of all run from the start, each in its own task: waiting for one after the other takes no longer.
             let left = deadline.saturating_sub(start.elapsed());
-            issuer.keys.ready(left).await.map_err(|kind| {
+            let Some(keys) = issuer.cache() else { continue };
+            keys.ready(left).await.map_err(|kind| {
                 let remedy = format!(
                     "its keys are not there after {deadline:?} ({kind}): see that this machine reaches the issuer and that its \
                      URL is right, allow more time, or start without it (`build`) and answer 503 until they are there"
@@ -199,20 +232,19 @@ impl Trust {
         if !expectations.profile.accepts_type(jws.header.typ.as_deref()) {
             return Err(TokenError::Type);
         }
-        let algorithm = jws.algorithm(&expectations.algorithms)?;
-        Ok(Candidate { jws, claims, id: id.clone(), issuer: Arc::clone(issuer), algorithm })
-    }
-
-    /// Everything that needs a key, and then what no earlier verification of the same token can answer.
-    fn verify(&self, candidate: Candidate<'_>, keys: &JwkSet, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        let issuer = Arc::clone(&candidate.issuer);
-        let token = candidate.verify(keys, now)?;
-        self.admit(&issuer, token, now)
+        issuer.proof(&jws)?;
+        Ok(Candidate { jws, claims, id: id.clone(), issuer: Arc::clone(issuer) })
     }
 
     /// Asked of every token on every request. Whoever remembers verified tokens remembers what comes in here, never what comes out: a
     /// token that was revoked since must not be let in from memory.
-    fn admit(&self, issuer: &Trusted, token: VerifiedToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+    fn admit(
+        &self,
+        issuer: &Trusted,
+        verified: Result<VerifiedToken, TokenError>,
+        now: UnixTime,
+    ) -> Result<VerifiedToken, TokenError> {
+        let token = verified?;
         let Some(revocations) = &self.revocations else {
             return Ok(token);
         };
@@ -229,6 +261,24 @@ impl Trust {
     }
 }
 
+impl Trusted {
+    /// The issuer's own keys decide what a signature has to be, and the header may only agree.
+    fn proof(&self, jws: &Jws<'_>) -> Result<Proof<'_>, TokenError> {
+        match &self.keys {
+            Keys::Public(keys) => Ok(Proof::Signature(keys, jws.algorithm(&self.expectations.algorithms)?)),
+            Keys::Secret(secret) if jws.header.alg == "HS256" => Ok(Proof::Mac(secret)),
+            Keys::Secret(_) => Err(TokenError::Algorithm),
+        }
+    }
+
+    fn cache(&self) -> Option<&Arc<Cache>> {
+        match &self.keys {
+            Keys::Public(keys) => Some(keys),
+            Keys::Secret(_) => None,
+        }
+    }
+}
+
 /// A token in good form that names one of our issuers. Its signature is not verified yet.
 struct Candidate<'a> {
     jws: Jws<'a>,
@@ -236,7 +286,6 @@ struct Candidate<'a> {
     /// The one of its names that the token gives.
     id: IssuerId,
     issuer: Arc<Trusted>,
-    algorithm: Algorithm,
 }
 
 impl Candidate<'_> {
@@ -245,12 +294,23 @@ impl Candidate<'_> {
     }
 
     /// The signature before any claim: of a forged token it matters not whether it has expired.
-    fn verify(self, keys: &JwkSet, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        let expectations = &self.issuer.expectations;
-        let keys = expectations.keys_for(&self.id, keys);
-        let key = self.jws.signing_key(self.algorithm, &keys)?.clone();
+    fn verify(self, keys: &JwkSet, algorithm: Algorithm, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+        let keys = self.issuer.expectations.keys_for(&self.id, keys);
+        let key = self.jws.signing_key(algorithm, &keys)?.clone();
+        self.accept(Some(&key), now)
+    }
+
+    fn verify_mac(self, secret: &SharedSecret, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+        if !self.jws.is_made_with(secret) {
+            return Err(TokenError::Signature);
+        }
+        self.accept(None, now)
+    }
+
+    /// After the signature: `key` made it, or the secret did, of which there is nothing to tell.
+    fn accept(self, key: Option<&Jwk>, now: UnixTime) -> Result<VerifiedToken, TokenError> {
         let thumbprint = self.jws.segments.thumbprint();
-        let accepted = expectations.accept(&self.id, &self.claims, now, &thumbprint)?;
+        let accepted = self.issuer.expectations.accept(&self.id, &self.claims, now, &thumbprint)?;
         Ok(VerifiedToken::from_verification(Parts {
             principal: accepted.principal,
             issuer: self.id,
@@ -261,8 +321,8 @@ impl Candidate<'_> {
             not_before: accepted.not_before,
             issued_at: accepted.issued_at,
             thumbprint,
-            key_id: key.kid().cloned(),
-            key_thumbprint: key.thumbprint().clone(),
+            key_id: key.and_then(Jwk::kid).cloned(),
+            key_thumbprint: key.map(Jwk::thumbprint).cloned(),
             claims: self.claims,
         }))
     }
@@ -313,9 +373,9 @@ impl VerifierBuilder {
     /// # Errors
     ///
     /// [`ConfigError`] names the field at fault: an issuer that is no https URL (http is for loopback alone) or is configured twice, a
-    /// blank audience, no algorithm, leeway over 120 s, a lifetime or an age out of bounds, a lifetime that is longer than the list of
-    /// revocations is good for, a switch that means nothing at this kind of issuer, a token size out of bounds, a feature that is missing;
-    /// for keys that come over the network also the lack of a Tokio runtime.
+    /// blank audience, no algorithm, leeway over 120 s, a lifetime or an age out of bounds or longer than the list of revocations is good
+    /// for, a switch that means nothing at this kind of issuer, a token size out of bounds, a feature that is missing; for keys that come
+    /// over the network also the lack of a Tokio runtime.
     pub fn build(self) -> Result<Verifier, ConfigError> {
         if !IS_CRYPTO_AVAILABLE {
             return Err(ConfigError::FeatureMissing { field: "verifier".into(), feature: "aws-lc-rs" });
@@ -326,16 +386,26 @@ impl VerifierBuilder {
         }
         let mut issuers: Vec<Arc<Trusted>> = Vec::new();
         let mut by_id = HashMap::new();
+        let mut seeds = HashSet::new();
         for issuer in self.issuers {
             let name = issuer.url().to_owned();
             let seed = issuer.key_seed().cloned();
-            let (expectations, source) = issuer.into_parts()?;
+            let (expectations, mode) = issuer.into_parts()?;
             check_lifetime(&expectations, self.revocations.as_ref())?;
-            let mut keys = Cache::builder(source).with_name(name);
-            if let Some(path) = seed {
-                keys = keys.with_seed(path);
-            }
-            let keys = keys.build(Arc::clone(&self.clock))?;
+            let keys = match mode {
+                KeyMode::Source(source) => {
+                    let mut cache = Cache::builder(source).with_name(name);
+                    if let Some(path) = seed {
+                        if !seeds.insert(path.clone()) {
+                            let remedy = "give each issuer a file of its own: one would overwrite the other's keys";
+                            return Err(ConfigError::invalid("issuer.key_seed", path.display().to_string(), remedy));
+                        }
+                        cache = cache.with_seed(path);
+                    }
+                    Keys::Public(cache.build(Arc::clone(&self.clock))?)
+                }
+                KeyMode::Secret(secret) => Keys::Secret(secret),
+            };
             let trusted = Arc::new(Trusted { expectations, keys });
             for id in &trusted.expectations.ids {
                 if by_id.insert(id.clone(), Arc::clone(&trusted)).is_some() {
@@ -444,7 +514,7 @@ mod tests {
             let verified = verifier().verify_now(&sealed(algorithm, json!({})), now()).unwrap().unwrap();
             assert_eq!(verified.issuer().as_str(), ISSUER);
             assert_eq!(verified.key_id(), Some(algorithm.name()));
-            assert_eq!(verified.key_thumbprint(), public_key(algorithm).thumbprint());
+            assert_eq!(verified.key_thumbprint(), Some(public_key(algorithm).thumbprint()));
             assert_eq!(verified.claims()["admin"], "yes");
         }
         assert_eq!(refused(&verifier(), &sealed(Algorithm::Ed25519, json!({"alg": "EdDSA"}))), None);
@@ -542,9 +612,10 @@ mod tests {
             "HS256",
             "HS384",
             "HS512",
-            "RS512",
-            "ES512",
+            "RS1",
             "ES256K",
+            "Ed448",
+            "ML-DSA-65",
             "rs256",
             "RS256 ",
             "dir",
@@ -584,6 +655,51 @@ mod tests {
             let signature = base64url(aws_lc_rs::hmac::sign(&key, input.as_bytes()));
             let forged = AccessToken::new(format!("{input}.{signature}")).unwrap();
             assert_eq!(refused(&verifier(), &forged), Some(TokenError::Algorithm));
+        }
+    }
+
+    fn macced(secret: &SharedSecret, header: Value, claims: &Value) -> AccessToken {
+        let input = format!("{}.{}", base64url(header.to_string()), base64url(claims.to_string()));
+        AccessToken::new(format!("{input}.{}", base64url(secret.sign(input.as_bytes())))).unwrap()
+    }
+
+    #[test]
+    fn under_a_shared_secret_hs256_is_accepted_and_nothing_else() {
+        let secret = |byte| SharedSecret::new([byte; 32]).unwrap();
+        let own = Verifier::builder(issuer().with_shared_secret(secret(1))).build().unwrap();
+        let good = macced(&secret(1), json!({"alg": "HS256", "kid": "any", "typ": "at+jwt"}), &claims());
+        let verified = own.verify_now(&good, now()).unwrap().unwrap();
+        assert_eq!((verified.key_id(), verified.key_thumbprint()), (None, None));
+        assert_eq!(own.health(), Health::Ready);
+
+        let forged = macced(&secret(2), json!({"alg": "HS256"}), &claims());
+        assert_eq!(refused(&own, &forged), Some(TokenError::Signature));
+        let expired = macced(&secret(1), json!({"alg": "HS256"}), &with(&claims(), json!({"exp": 1})));
+        assert_eq!(refused(&own, &expired), Some(TokenError::Expired));
+        for alg in ["HS384", "HS512", "hs256", "HS256 ", "none", "RS256", "Ed25519", "dir", "PBES2-HS256+A128KW"] {
+            let other = macced(&secret(1), json!({"alg": alg}), &claims());
+            assert_eq!(refused(&own, &other), Some(TokenError::Algorithm), "{alg}");
+        }
+        for algorithm in Algorithm::ALL {
+            assert_eq!(refused(&own, &sealed(algorithm, json!({}))), Some(TokenError::Algorithm), "{algorithm}");
+        }
+        assert_eq!(refused(&verifier(), &good), Some(TokenError::Algorithm), "an issuer with keys");
+    }
+
+    #[tokio::test]
+    async fn a_shared_secret_is_that_of_its_issuer_alone() {
+        let secret = |byte| SharedSecret::new([byte; 32]).unwrap();
+        let other = Issuer::oauth("https://other.example/", "https://api.example").with_shared_secret(secret(2));
+        let both = Verifier::builder(issuer().with_shared_secret(secret(1))).add_issuer(other).build().unwrap();
+        let others = with(&claims(), json!({"iss": "https://other.example/"}));
+        for (byte, claims, error) in [
+            (1, &claims(), None),
+            (2, &others, None),
+            (1, &others, Some(TokenError::Signature)),
+            (2, &claims(), Some(TokenError::Signature)),
+        ] {
+            let token = macced(&secret(byte), json!({"alg": "HS256"}), claims);
+            assert_eq!(both.verify(&token, now()).await.err(), error, "secret {byte}");
         }
     }
 
@@ -673,6 +789,14 @@ mod tests {
                 "verifier.max_token_size",
             ),
             ("issuer twice", Verifier::builder(issuer()).add_issuer(issuer()), "issuer.url"),
+            (
+                "one seed for two",
+                Verifier::builder(issuer().with_key_seed("keys.json")).add_issuer(
+                    Issuer::oauth("https://other.example/", "api").with_keys(public_keys()).with_key_seed("keys.json"),
+                ),
+                "issuer.key_seed",
+            ),
+            ("seed without a name", Verifier::builder(issuer().with_key_seed("/")), "key.seed"),
             (
                 "second issuer",
                 Verifier::builder(issuer()).add_issuer(issuer().with_leeway(Duration::MAX)),

@@ -287,11 +287,14 @@ impl Named {
 #[derive(Default)]
 struct Model {
     /// What the API and each of the feeds revokes: not-before time and end.
-    sources: [BTreeMap<(usize, &'static str, &'static str), (Option<u64>, u64)>; 3],
+    sources: [Source; 3],
 }
 
+/// By kind, issuer and name.
+type Source = BTreeMap<(usize, &'static str, &'static str), (Option<u64>, u64)>;
+
 impl Model {
-    fn extend(source: &mut BTreeMap<(usize, &'static str, &'static str), (Option<u64>, u64)>, named: &Named, end: u64) {
+    fn extend(source: &mut Source, named: &Named, end: u64) {
         let entry = source.entry(named.key()).or_insert((named.not_before(), end));
         *entry = (entry.0.max(named.not_before()), entry.1.max(end));
     }

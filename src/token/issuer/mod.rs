@@ -24,7 +24,7 @@ pub(super) use self::profile::{Expectations, Facts, Profile, ScopeClaim};
 pub use self::{permissions::Permissions, tenants::Tenants};
 use crate::{
     ConfigError,
-    key::{Algorithm, Fixed, JwkSet, KeySource},
+    key::{Algorithm, Fixed, JwkSet, KeySource, SharedSecret},
     principal::{Audience, ClientId, IssuerId},
 };
 
@@ -53,7 +53,7 @@ use crate::{
 /// scope, rules ask for `policy_only` and the policy decides by who it is.
 ///
 /// Keys come from the issuer's OpenID discovery document unless another source is set (`with_key_source`, `with_keys`,
-/// `with_jwks_url`).
+/// `with_jwks_url`, `with_shared_secret`): the last one that is set holds.
 ///
 /// ```
 /// use std::time::Duration;
@@ -74,7 +74,8 @@ pub struct Issuer {
     /// Further names.
     aliases: Vec<String>,
     audiences: Vec<String>,
-    algorithms: Vec<Algorithm>,
+    /// The constructor's, unless they are named.
+    algorithms: Option<Vec<Algorithm>>,
     clients: Option<Vec<String>>,
     tenants: Tenants,
     permissions: Permissions,
@@ -97,6 +98,13 @@ enum Keys {
     Source(Arc<dyn KeySource>),
     /// To be given: this kind of issuer publishes them to nobody that it does not know.
     Given,
+    Secret(SharedSecret),
+}
+
+/// What the signatures of a checked [`Issuer`] are verified with: public keys or one secret, and never both.
+pub(super) enum KeyMode {
+    Source(Arc<dyn KeySource>),
+    Secret(SharedSecret),
 }
 
 impl Issuer {
@@ -107,7 +115,7 @@ impl Issuer {
             domains: Vec::new(),
             aliases: Vec::new(),
             audiences,
-            algorithms: profile.algorithms.to_vec(),
+            algorithms: None,
             clients: None,
             tenants: Tenants::any(),
             permissions: Permissions::Apart,
@@ -125,7 +133,7 @@ impl Issuer {
     /// the constructor's. None at all is a `ConfigError`.
     #[must_use]
     pub fn with_algorithms(mut self, algorithms: impl IntoIterator<Item = Algorithm>) -> Self {
-        self.algorithms = algorithms.into_iter().collect();
+        self.algorithms = Some(algorithms.into_iter().collect());
         self
     }
 
@@ -239,6 +247,17 @@ impl Issuer {
         self
     }
 
+    /// Accepts HS256 under this secret, and nothing else: for an issuer in the same hands, without a key set.
+    ///
+    /// A `ConfigError` together with [`with_algorithms`](Self::with_algorithms), which names public-key algorithms, and at issuers whose
+    /// constructor says what they sign with ([`auth0`](Self::auth0)). A token's `kid` is not looked at, and its
+    /// [`key_thumbprint`](super::VerifiedToken::key_thumbprint) is `None`.
+    #[must_use]
+    pub fn with_shared_secret(mut self, secret: SharedSecret) -> Self {
+        self.keys = Keys::Secret(secret);
+        self
+    }
+
     /// Keeps a copy of this issuer's public keys in a file, so that a restart while the issuer is away can verify. Default none.
     ///
     /// **Whoever can write this file can mint tokens**: what is believed of it, when, and for how long, stands at
@@ -260,12 +279,12 @@ impl Issuer {
     }
 
     /// Checks the configuration.
-    pub(super) fn into_parts(self) -> Result<(Expectations, Arc<dyn KeySource>), ConfigError> {
+    pub(super) fn into_parts(self) -> Result<(Expectations, KeyMode), ConfigError> {
         (self.profile.check)(&self)?;
         check_url(self.url())?;
         self.check_names()?;
         self.check_switches()?;
-        if self.algorithms.is_empty() {
+        if self.algorithms.as_ref().is_some_and(Vec::is_empty) {
             return Err(ConfigError::invalid(
                 "issuer.algorithms",
                 "[]",
@@ -279,13 +298,13 @@ impl Issuer {
             return Err(ConfigError::invalid("issuer.audience", blank, BLANK_AUDIENCE));
         }
         self.check_limits()?;
-        let source = self.key_source()?;
+        let keys = self.key_mode()?;
         let domains = self.domains.iter().map(|domain| auth0::id_of(domain));
         let expectations = Expectations {
             profile: self.profile,
             ids: self.ids.into_iter().chain(domains).chain(self.aliases).map(IssuerId::new).collect(),
             audiences: self.audiences.into_iter().map(Audience::new).collect(),
-            algorithms: self.algorithms,
+            algorithms: self.algorithms.unwrap_or_else(|| self.profile.algorithms.to_vec()),
             clients: self.clients.map(|clients| clients.into_iter().map(ClientId::new).collect::<HashSet<_>>()),
             tenants: self.tenants,
             permissions: self.permissions,
@@ -294,7 +313,7 @@ impl Issuer {
             max_age: self.max_age,
             requires_token_id: self.requires_token_id,
         };
-        Ok((expectations, source))
+        Ok((expectations, keys))
     }
 
     fn check_names(&self) -> Result<(), ConfigError> {
@@ -375,26 +394,40 @@ impl Issuer {
     }
 
     #[cfg(feature = "remote-jwks")]
-    fn key_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
+    fn key_mode(&self) -> Result<KeyMode, ConfigError> {
         use crate::key::Remote;
 
         Ok(match &self.keys {
-            Keys::Discovery => Arc::new(Remote::discover(self.url()).build()?),
-            Keys::Url(url) => Arc::new(Remote::url(url).build()?),
-            Keys::Source(source) => Arc::clone(source),
+            Keys::Discovery => KeyMode::Source(Arc::new(Remote::discover(self.url()).build()?)),
+            Keys::Url(url) => KeyMode::Source(Arc::new(Remote::url(url).build()?)),
+            Keys::Source(source) => KeyMode::Source(Arc::clone(source)),
+            Keys::Secret(secret) => self.secret_mode(secret)?,
             Keys::Given => return Err(no_keys()),
         })
     }
 
     #[cfg(not(feature = "remote-jwks"))]
-    fn key_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
+    fn key_mode(&self) -> Result<KeyMode, ConfigError> {
         let missing = |field: &'static str| ConfigError::FeatureMissing { field: field.into(), feature: "remote-jwks" };
         match &self.keys {
             Keys::Discovery => Err(missing("issuer.keys")),
             Keys::Url(_) => Err(missing("issuer.jwks_url")),
-            Keys::Source(source) => Ok(Arc::clone(source)),
+            Keys::Source(source) => Ok(KeyMode::Source(Arc::clone(source))),
+            Keys::Secret(secret) => self.secret_mode(secret),
             Keys::Given => Err(no_keys()),
         }
+    }
+
+    fn secret_mode(&self, secret: &SharedSecret) -> Result<KeyMode, ConfigError> {
+        let odd = |remedy: &'static str| Err(ConfigError::invalid("issuer.shared_secret", "(redacted)", remedy));
+        // A profile that lists algorithms knows what its issuer signs with, and that is never a secret.
+        if self.profile.algorithms != Algorithm::ALL {
+            return odd("leave it out: this kind of issuer signs with keys that it publishes");
+        }
+        if self.algorithms.is_some() {
+            return odd("leave `with_algorithms` out: a shared secret means HS256 and nothing else");
+        }
+        Ok(KeyMode::Secret(secret.clone()))
     }
 }
 
@@ -467,6 +500,10 @@ mod tests {
         Issuer::oauth("https://login.example", "api").with_keys(JwkSet::default())
     }
 
+    fn secret() -> SharedSecret {
+        SharedSecret::new([7; 32]).unwrap()
+    }
+
     #[test]
     fn a_wrong_configuration_names_field_value_and_remedy() {
         let auth0 = |domain: &str| Issuer::auth0(domain, "api").with_keys(JwkSet::default());
@@ -498,6 +535,24 @@ mod tests {
                 url_issuer().with_leeway(Duration::from_millis(120_001)),
                 "issuer.leeway",
                 "at most 120 s",
+            ),
+            (
+                "a secret at Auth0",
+                auth0("acme.auth0.com").with_shared_secret(secret()),
+                "issuer.shared_secret",
+                "keys that it publishes",
+            ),
+            (
+                "a secret beside algorithms",
+                url_issuer().with_algorithms([Algorithm::Es256]).with_shared_secret(secret()),
+                "issuer.shared_secret",
+                "HS256 and nothing else",
+            ),
+            (
+                "algorithms beside a secret",
+                url_issuer().with_shared_secret(secret()).with_algorithms(Algorithm::ALL),
+                "issuer.shared_secret",
+                "HS256 and nothing else",
             ),
             ("no lifetime", url_issuer().with_max_lifetime(Duration::ZERO), "issuer.max_lifetime", "such as 1 h"),
             (
@@ -632,6 +687,15 @@ mod tests {
         }
         let template: JwkSet = [key("{tenantid}")].into_iter().collect();
         assert!(expectations.keys_for(&IssuerId::new("https://login.example"), &template).is_empty());
+    }
+
+    #[test]
+    fn keys_and_a_secret_replace_each_other() {
+        let keys = JwkSet::default;
+        let last_is_secret = url_issuer().with_shared_secret(secret()).into_parts().unwrap();
+        assert!(matches!(last_is_secret, (_, KeyMode::Secret(_))));
+        let last_is_keys = url_issuer().with_shared_secret(secret()).with_keys(keys()).into_parts().unwrap();
+        assert!(matches!(last_is_keys, (_, KeyMode::Source(_))));
     }
 
     #[cfg(not(feature = "remote-jwks"))]

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::{
     edge::{Edge, GUARDED, PUBLIC},
     forge::{self, Keys, OWN, base64url, compact, decoded, encodings, hmac, spellings},
-    issuer,
+    issuer, rust_files,
 };
 use crate::support::{AUDIENCE, Log};
 
@@ -956,26 +956,9 @@ fn t_019_the_rsa_crate_is_not_in_the_default_build_and_does_nothing_private() {
     assert!(!reaches("default"));
     assert!(manifest.lines().any(|line| line.starts_with("rsa = ") && line.contains("optional = true")));
     // Where it is asked for, it verifies: the type that signs and decrypts is never named.
-    for (file, text) in sources() {
+    for (file, text) in rust_files("src") {
         assert!(!text.contains("RsaPrivateKey"), "{file}");
     }
-}
-
-/// The text of every file of the library.
-fn sources() -> Vec<(String, String)> {
-    let (mut open, mut files) = (vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")], Vec::new());
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                files.push((path.display().to_string(), std::fs::read_to_string(path).unwrap()));
-            }
-        }
-    }
-    assert!(files.len() > 50);
-    files
 }
 
 #[tokio::test]
@@ -1080,9 +1063,9 @@ mod t_021 {
             "anonymous",
         ];
         let mut found = BTreeSet::new();
-        for (file, text) in sources() {
+        for (file, text) in rust_files("src") {
             // The test kit is behind a feature of its own, which cannot be switched on unnoticed: T-137.
-            if file.contains("/testing/") {
+            if file.starts_with("src/testing/") {
                 continue;
             }
             for line in text.lines().map(str::trim_start).filter(|line| line.starts_with("pub ")) {
