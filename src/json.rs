@@ -12,8 +12,9 @@ use serde_json::{Map, Number, Value};
 ///
 /// Stricter than JSON demands ([RFC 8725 §2.4](https://www.rfc-editor.org/rfc/rfc8725#section-2.4), [RFC 7519
 /// §4](https://www.rfc-editor.org/rfc/rfc7519#section-4)): a repeated member anywhere, more than 32 levels, more than 256 members in
-/// one object and more than 4096 values in all are refused, so that whoever reads the same bytes reads the same claims, at a bounded
-/// cost. `None` for whatever is not accepted: the text of a parser's error would quote the token.
+/// one object and more than 4096 values in all (an object that is not empty counts as 16) are refused, so that whoever reads the same
+/// bytes reads the same claims, at a bounded cost. `None` for whatever is not accepted: the text of a parser's error would quote the
+/// token.
 pub(crate) fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
     match read(bytes, Strict::keeping(&Cell::new(MAX_VALUES)))? {
         Found::Other(Value::Object(members)) => Some(members),
@@ -76,6 +77,11 @@ impl<'b> Strict<'b> {
         Self { keeps: false, ..Self::keeping(left) }
     }
 
+    fn count<E: Error>(self, values: usize) -> Result<(), E> {
+        self.left.set(self.left.get().checked_sub(values).ok_or_else(|| E::custom("too many values"))?);
+        Ok(())
+    }
+
     fn deeper<E: Error>(self) -> Result<Self, E> {
         if self.depth > MAX_DEPTH {
             return Err(E::custom("nested too deep"));
@@ -83,12 +89,9 @@ impl<'b> Strict<'b> {
         Ok(Self { depth: self.depth + 1, ..self })
     }
 
-    fn keep<'de, A: MapAccess<'de>>(self, mut map: A) -> Result<Found<'de>, A::Error> {
-        let mut members = Map::new();
-        while let Some(Name(name)) = map.next_key()? {
-            if self.is_number(&name) {
-                return number(map);
-            }
+    fn keep<'de, A: MapAccess<'de>>(self, mut map: A, first: Option<Name<'de>>) -> Result<Value, A::Error> {
+        let (mut members, mut next) = (Map::new(), first);
+        while let Some(Name(name)) = next {
             if members.len() == MAX_MEMBERS {
                 return Err(A::Error::custom("too many members"));
             }
@@ -96,25 +99,40 @@ impl<'b> Strict<'b> {
             if members.insert(name.into_owned(), value.into()).is_some() {
                 return Err(A::Error::custom("a repeated member"));
             }
+            next = map.next_key()?;
         }
-        Ok(Found::Other(Value::Object(members)))
+        Ok(Value::Object(members))
     }
 
-    fn walk<'de, A: MapAccess<'de>>(self, mut map: A) -> Result<Found<'de>, A::Error> {
-        let mut names = Names::default();
-        while let Some(Name(name)) = map.next_key()? {
-            if self.is_number(&name) {
-                return number(map);
+    fn walk<'de, A: MapAccess<'de>>(
+        self,
+        mut map: A,
+        first: Option<Name<'de>>,
+        mut member: impl FnMut(&str, Found<'de>),
+    ) -> Result<(), A::Error> {
+        let (mut names, mut next) = (Vec::new(), first);
+        while let Some(Name(name)) = next {
+            if names.len() == MAX_MEMBERS {
+                return Err(A::Error::custom("too many members"));
             }
-            names.add(name)?;
-            map.next_value_seed(self)?;
+            member(&name, map.next_value_seed(self)?);
+            names.push(name);
+            next = map.next_key()?;
         }
-        names.check_distinct()?;
-        Ok(Found::Other(Value::Null))
+        // Sorted, because comparing each with each would let a small token ask for much work.
+        names.sort_unstable();
+        if names.array_windows().any(|[one, next]| one == next) {
+            return Err(A::Error::custom("a repeated member"));
+        }
+        Ok(())
     }
 
-    fn is_number(&self, name: &str) -> bool {
-        self.numbers_as_maps && name == NUMBER
+    /// What holds for the members of an object.
+    fn inside<'de, E: Error>(self, first: Option<&Name<'de>>) -> Result<Self, E> {
+        if first.is_some() {
+            self.count(OBJECT_WEIGHT - 1)?;
+        }
+        self.deeper()
     }
 }
 
@@ -122,8 +140,7 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Found<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Found<'de>, D::Error> {
-        let left = self.left.get().checked_sub(1).ok_or_else(|| D::Error::custom("too many values"))?;
-        self.left.set(left);
+        self.count(1)?;
         deserializer.deserialize_any(self)
     }
 }
@@ -178,9 +195,17 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(Found::Other(if self.keeps { Value::Array(elements) } else { Value::Null }))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Found<'de>, A::Error> {
-        let inner = self.deeper()?;
-        if self.keeps { inner.keep(map) } else { inner.walk(map) }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found<'de>, A::Error> {
+        let first = map.next_key()?;
+        if self.numbers_as_maps && matches!(&first, Some(Name(name)) if name == NUMBER) {
+            return map.next_value::<String>()?.parse().map(Found::Number).map_err(A::Error::custom);
+        }
+        let inside = self.inside(first.as_ref())?;
+        if self.keeps {
+            return inside.keep(map, first).map(Found::Other);
+        }
+        inside.walk(map, first, |_, _| ())?;
+        Ok(Found::Other(Value::Null))
     }
 }
 
@@ -194,6 +219,7 @@ impl<'de, const N: usize> DeserializeSeed<'de> for Members<'_, '_, N> {
     type Value = [Option<Found<'de>>; N];
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        self.strict.count(1)?;
         deserializer.deserialize_map(self)
     }
 }
@@ -206,42 +232,15 @@ impl<'de, const N: usize> Visitor<'de> for Members<'_, '_, N> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let inner = self.strict.deeper()?;
         let mut found = [const { None }; N];
-        let mut names = Names::default();
-        while let Some(Name(name)) = map.next_key()? {
-            let value = map.next_value_seed(inner)?;
-            let places = std::iter::zip(&mut found, self.names);
-            if let Some((place, _)) = places.into_iter().find(|(_, wanted)| name == *wanted) {
+        let first = map.next_key()?;
+        self.strict.inside(first.as_ref())?.walk(map, first, |name, value| {
+            let place = std::iter::zip(&mut found, self.names).find(|(_, wanted)| name == *wanted);
+            if let Some((place, _)) = place {
                 *place = Some(value);
             }
-            names.add(name)?;
-        }
-        names.check_distinct()?;
+        })?;
         Ok(found)
-    }
-}
-
-/// The names of one object whose members are not kept.
-#[derive(Default)]
-struct Names<'de>(Vec<Cow<'de, str>>);
-
-impl<'de> Names<'de> {
-    fn add<E: Error>(&mut self, name: Cow<'de, str>) -> Result<(), E> {
-        if self.0.len() == MAX_MEMBERS {
-            return Err(E::custom("too many members"));
-        }
-        self.0.push(name);
-        Ok(())
-    }
-
-    /// Sorted, because comparing each with each would let a small token ask for much work.
-    fn check_distinct<E: Error>(mut self) -> Result<(), E> {
-        self.0.sort_unstable();
-        if self.0.array_windows().any(|[one, next]| one == next) {
-            return Err(E::custom("a repeated member"));
-        }
-        Ok(())
     }
 }
 
@@ -272,15 +271,12 @@ impl<'de> Deserialize<'de> for Name<'de> {
     }
 }
 
-/// With serde_json's feature `arbitrary_precision`, a number is a map whose one member is [`NUMBER`].
-fn number<'de, A: MapAccess<'de>>(mut map: A) -> Result<Found<'de>, A::Error> {
-    map.next_value::<String>()?.parse().map(Found::Number).map_err(A::Error::custom)
-}
-
 const MAX_DEPTH: usize = 32;
 const MAX_MEMBERS: usize = 256;
-/// Over all levels. An array of numbers grows in memory to many times its text; tokens with a thousand group ids stay below.
+/// Over all levels. `[0,0,…` takes many times its text in memory; a token with a thousand group ids stays far below.
 const MAX_VALUES: usize = 4096;
+/// An object with a member counts as so many values: that is the memory that it takes, for room for more members.
+const OBJECT_WEIGHT: usize = 16;
 
 /// With serde_json's feature `arbitrary_precision`, which any crate of the application may switch on, a number reaches a visitor as
 /// a map of this one member. Without handling it every token would then be refused.
@@ -290,10 +286,19 @@ static NUMBERS_AS_MAPS: LazyLock<bool> =
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde::de::value::{Error, MapDeserializer};
     use serde_json::json;
 
     use super::*;
+
+    /// Whether a text is accepted, which must not hang on what is kept of it.
+    fn accepts(bytes: &[u8]) -> bool {
+        let kept = object(bytes).is_some();
+        let start = &bytes[..bytes.len().min(80)];
+        assert_eq!(members(bytes, ["a"]).is_some(), kept, "keeping or not: {}", start.escape_ascii());
+        kept
+    }
 
     #[test]
     fn plain_objects_are_read_as_they_are() {
@@ -303,17 +308,35 @@ mod tests {
     }
 
     #[test]
+    fn the_members_that_are_asked_for_are_found_by_their_exact_names() {
+        let text = br#"{"A":"0","a":"x","b":"\u0079","c":1,"d":[1,{"a":2}],"\u0065":null,"f ":"z"}"#;
+        let [a, b, c, d, e, f, g] = members(text, ["a", "b", "c", "d", "e", "f", "g"]).unwrap();
+        assert!(matches!(a, Some(Found::Text(Cow::Borrowed("x")))));
+        assert!(matches!(b, Some(Found::Text(Cow::Owned(text))) if text == "y"));
+        assert!(matches!(c, Some(Found::Number(number)) if number == 1.into()));
+        assert!(matches!(d, Some(Found::Other(Value::Null))), "not kept");
+        assert!(matches!(e, Some(Found::Other(Value::Null))));
+        assert!(f.is_none() && g.is_none());
+    }
+
+    #[test]
     fn whatever_two_parsers_might_read_differently_is_refused() {
         let deep = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
         let wide = |members: usize| {
             let members: Vec<_> = (0..members).map(|index| format!("\"m{index}\":0")).collect();
             format!("{{{}}}", members.join(","))
         };
-        let accepted = [("31 levels inside", deep(31)), ("256 members", wide(256))];
+        // The array is a value, too.
+        let many = |values: usize| format!("{{\"a\":[0{}]}}", ",0".repeat(values - OBJECT_WEIGHT - 2));
+        let accepted = [
+            ("31 levels inside", deep(31)),
+            ("256 members", wide(256)),
+            ("as many values as may be", many(MAX_VALUES)),
+        ];
         for (name, text) in accepted {
-            assert!(object(text.as_bytes()).is_some(), "{name}");
+            assert!(accepts(text.as_bytes()), "{name}");
         }
-        let refused: [(&str, Vec<u8>); 24] = [
+        let refused: [(&str, Vec<u8>); 30] = [
             ("empty", b"".to_vec()),
             ("array", b"[]".to_vec()),
             ("string", b"\"a\"".to_vec()),
@@ -321,6 +344,7 @@ mod tests {
             ("repeated member", br#"{"a":1,"a":1}"#.to_vec()),
             ("repeated member, escaped", br#"{"a":1,"\u0061":2}"#.to_vec()),
             ("repeated member, nested", br#"{"a":{"b":[{"c":1,"c":2}]}}"#.to_vec()),
+            ("repeated member, nested aside", br#"{"x":{"b":[{"c":1,"d":0,"c":2}]}}"#.to_vec()),
             ("bytes after", b"{}x".to_vec()),
             ("object after", b"{}{}".to_vec()),
             ("NUL after", b"{}\0".to_vec()),
@@ -328,30 +352,98 @@ mod tests {
             ("invalid UTF-8", b"{\"a\":\"\xff\"}".to_vec()),
             ("overlong UTF-8", b"{\"a\":\"\xc0\xaf\"}".to_vec()),
             ("lone surrogate", br#"{"a":"\ud800"}"#.to_vec()),
+            ("lone surrogate in a name", br#"{"\udc00":1}"#.to_vec()),
             ("control character", b"{\"a\":\"\n\"}".to_vec()),
             ("NaN", br#"{"a":NaN}"#.to_vec()),
             ("infinity", br#"{"a":1e400}"#.to_vec()),
+            ("infinity aside", br#"{"x":[-1e999]}"#.to_vec()),
             ("leading zero", br#"{"a":01}"#.to_vec()),
             ("trailing comma", br#"{"a":1,}"#.to_vec()),
             ("comment", br#"{/**/"a":1}"#.to_vec()),
             ("single quotes", b"{'a':1}".to_vec()),
             ("33 levels", deep(32).into_bytes()),
             ("257 members", wide(257).into_bytes()),
+            ("257 members inside", format!("{{\"x\":{}}}", wide(257)).into_bytes()),
+            ("one value too many", many(MAX_VALUES + 1).into_bytes()),
+            (
+                "too many values at all depths",
+                format!("{{\"a\":[0{}]}}", ",[{},0]".repeat(MAX_VALUES / 3)).into_bytes(),
+            ),
             ("a million levels", deep(1_000_000).into_bytes()),
         ];
         for (name, text) in refused {
-            assert_eq!(object(&text), None, "{name}");
+            assert!(!accepts(&text), "{name}");
+        }
+    }
+
+    /// The bytes that a value takes, rounded up: a map's nodes have room for eleven members and hold at least five, but for the first.
+    fn footprint(value: &Value) -> usize {
+        size_of::<Value>()
+            + match value {
+                Value::String(text) => text.capacity(),
+                Value::Array(elements) => {
+                    let spare = elements.capacity() - elements.len();
+                    spare * size_of::<Value>() + elements.iter().map(footprint).sum::<usize>()
+                }
+                Value::Object(members) => {
+                    let node = 11 * (size_of::<String>() + size_of::<Value>()) + 32;
+                    let inside = |(name, value): (&String, &Value)| name.capacity() + footprint(value);
+                    members.len().div_ceil(4) * node + members.iter().map(inside).sum::<usize>()
+                }
+                Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            }
+    }
+
+    #[test]
+    fn what_is_kept_takes_twice_the_text_and_less_than_a_megabyte() {
+        let wide = (0..255).map(|index| format!("\"{index}\":0,")).collect::<String>();
+        for (name, value) in [
+            ("numbers", "0".to_owned()),
+            ("empty texts", "\"\"".to_owned()),
+            ("texts", "\"a\"".to_owned()),
+            ("empty arrays", "[]".to_owned()),
+            ("arrays", "[0]".to_owned()),
+            ("empty objects", "{}".to_owned()),
+            ("objects", "{\"\":0}".to_owned()),
+            ("wide objects", format!("{{{wide}\"\":0}}")),
+            ("deep", format!("{}0{}", "{\"a\":[".repeat(14), "]}".repeat(14))),
+            ("long texts", format!("\"{}\"", "x".repeat(300))),
+            ("escaped texts", format!("\"{}\"", "\\u00e9".repeat(50))),
+        ] {
+            let text = |times: usize| format!("{{\"a\":[0{}]}}", format!(",{value}").repeat(times));
+            let times: Vec<_> = (1..=MAX_VALUES).collect();
+            let most = text(times.partition_point(|times| accepts(text(*times).as_bytes())));
+            let kept = footprint(&Value::Object(object(most.as_bytes()).unwrap()));
+            assert!(kept <= 2 * most.len() + 1024 * 1024, "{name}: {kept} bytes of {}", most.len());
         }
     }
 
     #[test]
     fn numbers_arrive_as_numbers_whatever_features_serde_json_has() {
-        let number = |numbers_as_maps| {
+        let number = |numbers_as_maps, keeps| {
+            let left = Cell::new(if numbers_as_maps { 1 } else { OBJECT_WEIGHT + 1 });
             let map = MapDeserializer::<_, Error>::new([(NUMBER, "17")].into_iter());
-            Strict { depth: 1, numbers_as_maps }.deserialize(map).unwrap()
+            let depth = if numbers_as_maps { MAX_DEPTH + 1 } else { MAX_DEPTH };
+            let strict = Strict { numbers_as_maps, keeps, depth, ..Strict::keeping(&left) };
+            strict.deserialize(map).map(Value::from).unwrap()
         };
-        assert_eq!(number(true), json!(17));
-        assert_eq!(number(false), json!({ NUMBER: "17" }), "an ordinary member where numbers come as numbers");
+        assert_eq!(number(true, true), json!(17), "neither weighs nor nests like an object");
+        assert_eq!(number(true, false), json!(17));
+        assert_eq!(number(false, true), json!({ NUMBER: "17" }), "an ordinary member where numbers come as numbers");
         assert_eq!(object(br#"{"a":17}"#), Some(Map::from_iter([("a".to_owned(), json!(17))])));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_changes_no_verdict(text in "(\\{(\"[ab]\":([01]|\"x\"|\\[[01,]{0,3}\\]|\\{\"[ab]\":0,\"[ab]\":1\\}),?){0,3}\\}|.{0,20})", bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            accepts(text.as_bytes());
+            accepts(&bytes);
+        }
+
+        #[test]
+        fn what_is_written_is_read_back(pairs in prop::collection::btree_map(".{0,6}", ".{0,6}", 0..8)) {
+            let written = Value::Object(pairs.into_iter().map(|(name, value)| (name, value.into())).collect());
+            prop_assert_eq!(object(written.to_string().as_bytes()).map(Value::Object), Some(written));
+        }
     }
 }
