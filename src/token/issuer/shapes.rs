@@ -25,7 +25,7 @@ impl Shapes {
     }
 
     pub(super) fn signed(issuer: Issuer, typ: Option<&'static str>, keys: JwkSet) -> Self {
-        let algorithm = issuer.algorithms[0];
+        let algorithm = issuer.profile.algorithms[0];
         Self { verifier: Verifier::builder(issuer.with_keys(keys)).build().unwrap(), algorithm, typ }
     }
 
