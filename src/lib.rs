@@ -55,6 +55,7 @@
 //! | [`layer::require_scope`] | may this token? | [`Rule`](rules::Rule) | nothing | |
 //! | [`layer::authorize`] | may this call? | [`PolicyInput`](policy::PolicyInput) | [`Permit`](policy::Permit) | [`PolicyBackend`](policy::PolicyBackend) |
 //!
+//! A [`RevocationList`](revocation::RevocationList) takes tokens back before they expire; authentication asks it last.
 //! [`Stack`] puts them in order; `axum::protect` and `tonic::protect` put the stack around a service.
 //!
 //! # Features
@@ -82,6 +83,8 @@ pub mod token;
 pub mod key;
 
 pub mod principal;
+
+pub mod revocation;
 
 pub mod scope;
 

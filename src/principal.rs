@@ -49,12 +49,14 @@ text_newtype! {
     Subject;
     /// Whom a token is for: one member of `aud`, [RFC 7519 §4.1.3](https://www.rfc-editor.org/rfc/rfc7519#section-4.1.3).
     Audience;
-    /// The token's own id: `jti`, [RFC 7519 §4.1.7](https://www.rfc-editor.org/rfc/rfc7519#section-4.1.7).
+    /// The token's own id: `jti`, [RFC 7519 §4.1.7](https://www.rfc-editor.org/rfc/rfc7519#section-4.1.7) (`uti` at Entra).
     TokenId;
-    /// The OAuth client that a token was issued to: `client_id`, [RFC 8693 §4.3](https://www.rfc-editor.org/rfc/rfc8693#section-4.3) (`azp` at some issuers).
+    /// The OAuth client that a token was issued to: `client_id`, [RFC 8693 §4.3](https://www.rfc-editor.org/rfc/rfc8693#section-4.3) (`azp`, `cid` or `appid` at some issuers).
     ClientId;
-    /// The tenant or organisation inside the issuer (`org_id`, `tid`).
+    /// The tenant or organisation inside the issuer (`org_id`, `tid`, `hd`, a Kubernetes namespace).
     TenantId;
+    /// The session that a token was issued in: `sid`. Unique only beside its issuer.
+    SessionId;
     /// base64url of a SHA-256: of a token's JWS signing input, or of a key ([RFC 7638](https://www.rfc-editor.org/rfc/rfc7638)).
     Thumbprint;
 }
@@ -226,7 +228,8 @@ impl Principal {
         self.0.subject.as_ref()
     }
 
-    /// The stable id of the party at its issuer (Entra `oid`, Okta `uid`, else `sub`); `None` only when anonymous.
+    /// The stable id of the party at its issuer, where its tokens have a better one than `sub` (Entra `oid`, Okta `uid`, `repository_id` at
+    /// GitHub Actions, the account's uid with it at Kubernetes), else `sub`; `None` only when anonymous.
     #[must_use]
     pub fn user_id(&self) -> Option<&Subject> {
         self.0.user_id.as_ref().or(self.0.subject.as_ref())

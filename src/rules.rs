@@ -10,6 +10,7 @@
 //!     .get("/jobs", scopes(all_of(["jobs:read"])))
 //!     .post("/jobs", scopes(any_of(["jobs:write", "jobs:admin"])))
 //!     .get("/reports/{id}", policy_only().concealed())
+//!     .get("/orgs/{org}/bills", scopes(all_of(["bills:read"])).with_tenant_param("org"))
 //!     .get("/catalogue", optional())
 //!     .get("/livez", public("liveness must survive an outage of the policy engine"))
 //!     .grpc("jobs.v1.Jobs/List", scopes(all_of(["jobs:read"])));
@@ -18,7 +19,11 @@
 //! # Ok::<(), portcullis::ConfigError>(())
 //! ```
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use http::Method;
 
@@ -28,6 +33,7 @@ use crate::{ConfigError, route::RouteKey, scope::ScopeRequirement};
 #[derive(Debug)]
 pub struct Access {
     demand: Result<Demand, ConfigError>,
+    tenant_param: Option<Arc<str>>,
     concealed: bool,
 }
 
@@ -51,29 +57,46 @@ pub enum Demand {
 /// Demands a verified token with this scope, and an allowing policy.
 #[must_use]
 pub fn scopes(requirement: impl Into<Result<ScopeRequirement, ConfigError>>) -> Access {
-    Access { demand: requirement.into().map(Demand::Scopes), concealed: false }
+    Access::to(requirement.into().map(Demand::Scopes))
 }
 
 /// Demands a verified token of any scope, and an allowing policy.
 #[must_use]
 pub fn policy_only() -> Access {
-    Access { demand: Ok(Demand::PolicyOnly), concealed: false }
+    Access::to(Ok(Demand::PolicyOnly))
 }
 
 /// Lets requests without credentials through to the policy, as the anonymous principal. A token that is present must verify.
 #[must_use]
 pub fn optional() -> Access {
-    Access { demand: Ok(Demand::Optional), concealed: false }
+    Access::to(Ok(Demand::Optional))
 }
 
 /// Lets everybody through: no token is read, no policy asked. `reason` says why that is right and stands in the start-up
 /// report. Only for exact routes: a template with a parameter or wildcard is a [`ConfigError`].
 #[must_use]
 pub fn public(reason: impl Into<Arc<str>>) -> Access {
-    Access { demand: Ok(Demand::Public { reason: reason.into() }), concealed: false }
+    Access::to(Ok(Demand::Public { reason: reason.into() }))
 }
 
 impl Access {
+    const fn to(demand: Result<Demand, ConfigError>) -> Self {
+        Self { demand, tenant_param: None, concealed: false }
+    }
+
+    /// Demands that the token's tenant ([`Principal::tenant`](crate::principal::Principal::tenant)) be the one that the path names with
+    /// this parameter of the template, byte for byte as the router decoded it. Whoever is of another tenant or of none is refused like
+    /// somebody who lacks scope, and an anonymous caller is asked for a token.
+    ///
+    /// A tenant's name is unique only beside its issuer: with several issuers that name tenants, let the policy compare both.
+    ///
+    /// A template that has no such parameter is a [`ConfigError`], and so is any use with [`public`] and gRPC methods, which have none.
+    #[must_use]
+    pub fn with_tenant_param(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.tenant_param = Some(name.into());
+        self
+    }
+
     /// Hides the route from those who may not use it: its scope and policy refusals are 404 (gRPC 5) instead of 403.
     ///
     /// As soon as one row is concealed, a valid token on a route that does not exist gets the same 404, so that the
@@ -89,6 +112,7 @@ impl Access {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     demand: Demand,
+    tenant_param: Option<Arc<str>>,
     concealed: bool,
 }
 
@@ -112,6 +136,21 @@ impl Rule {
             Demand::Scopes(requirement) => Some(requirement),
             Demand::PolicyOnly | Demand::Optional | Demand::Public { .. } => None,
         }
+    }
+
+    /// The path parameter that must name the token's tenant, when the rule demands that.
+    #[must_use]
+    pub fn tenant_param(&self) -> Option<&str> {
+        self.tenant_param.as_deref()
+    }
+
+    /// The tenant that the path names, where the rule demands one. `None` when no parameter names it, or several that differ: then
+    /// nobody's tenant is the right one.
+    pub(crate) fn tenant_of_path<'a>(&self, params: &'a [(Arc<str>, String)]) -> Option<&'a str> {
+        let wanted = self.tenant_param.as_deref()?;
+        let mut named = params.iter().filter(|(name, _)| &**name == wanted).map(|(_, value)| value.as_str());
+        let first = named.next()?;
+        named.all(|other| other == first).then_some(first)
     }
 
     /// The proof that the route is public, which stands in for principal and permit there.
@@ -193,6 +232,7 @@ impl Rules {
         for (index, (key, access)) in self.rows.iter().enumerate() {
             let field = || format!("rules[{index}]");
             check_key(key).map_err(|remedy| ConfigError::invalid(field(), key.to_string(), remedy))?;
+            check_tenant(key, access).map_err(|remedy| ConfigError::invalid(field(), key.to_string(), remedy))?;
             match &access.demand {
                 Ok(Demand::Public { reason }) => {
                     if key.has_parameter() {
@@ -234,15 +274,22 @@ impl Rules {
     /// # Errors
     ///
     /// [`ConfigError::Invalid`] with the row's number for: a template that does not start with `/`, an empty or odd gRPC
-    /// method, a scope requirement that did not build, a `public` row with a parameter, a wildcard or no reason, two rows
-    /// for one route.
+    /// method, a template that has two parameters of one name, a scope requirement that did not build, a tenant parameter that the
+    /// template does not have, a `public` row with a parameter, a wildcard or no reason, two rows for one route.
     pub fn into_table(self) -> Result<RuleTable, ConfigError> {
         self.check()?;
         let mut rows = HashMap::with_capacity(self.rows.len());
         let mut conceals = false;
         for (key, access) in self.rows {
             conceals |= access.concealed;
-            rows.insert(key, Arc::new(Rule { demand: access.demand?, concealed: access.concealed }));
+            rows.insert(
+                key,
+                Arc::new(Rule {
+                    demand: access.demand?,
+                    tenant_param: access.tenant_param,
+                    concealed: access.concealed,
+                }),
+            );
         }
         Ok(RuleTable(Arc::new(Table { rows, conceals })))
     }
@@ -255,6 +302,11 @@ fn check_key(key: &RouteKey) -> Result<(), &'static str> {
                 return Err(
                     "write the template as the router does: it starts with `/` and has no query, fragment or control character",
                 );
+            }
+            let mut names = HashSet::new();
+            // A policy finds parameters by name: of two it would see one, and the handler perhaps the other.
+            if !parameters(template).all(|name| names.insert(name.trim_start_matches('*'))) {
+                return Err("give each parameter of the template a name of its own");
             }
         }
         RouteKey::Grpc { method } => {
@@ -272,6 +324,42 @@ fn check_key(key: &RouteKey) -> Result<(), &'static str> {
     Ok(())
 }
 
+fn check_tenant(key: &RouteKey, access: &Access) -> Result<(), &'static str> {
+    let Some(wanted) = access.tenant_param.as_deref() else {
+        return Ok(());
+    };
+    match key {
+        RouteKey::Grpc { .. } => Err("a gRPC method has no path parameter: let policy compare the tenant"),
+        RouteKey::Http { .. } if matches!(access.demand, Ok(Demand::Public { .. })) => {
+            Err("nobody has a tenant on a public route: drop one of the two")
+        }
+        // A wildcard holds several segments, and a tenant is one.
+        RouteKey::Http { template, .. }
+            if wanted.starts_with('*') || !parameters(template).any(|name| name == wanted) =>
+        {
+            Err("name a parameter of the template as the tenant's, without braces")
+        }
+        RouteKey::Http { .. } => Ok(()),
+    }
+}
+
+/// What stands in braces, in the template's order; a wildcard with its star. Doubled braces are literal ones.
+fn parameters(template: &str) -> impl Iterator<Item = &str> {
+    let mut rest = template;
+    std::iter::from_fn(move || {
+        loop {
+            let (_, after) = rest.split_once('{')?;
+            if let Some(literal) = after.strip_prefix('{') {
+                rest = literal;
+                continue;
+            }
+            let (name, after) = after.split_once('}')?;
+            rest = after;
+            return Some(name);
+        }
+    })
+}
+
 /// The start-up report: a line per row, in the order in which they were written.
 impl fmt::Display for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -281,6 +369,9 @@ impl fmt::Display for Rules {
             match &access.demand {
                 Ok(demand) => write!(f, "{key:<width$}  {demand}")?,
                 Err(error) => write!(f, "{key:<width$}  {error}")?,
+            }
+            if let Some(name) = &access.tenant_param {
+                write!(f, "  (tenant must be {{{name}}})")?;
             }
             writeln!(f, "{}", if access.concealed { "  (concealed)" } else { "" })?;
         }
@@ -373,6 +464,18 @@ mod tests {
             (Rules::new().grpc("/jobs.v1.Jobs/List", policy_only()), "rules[0]", "package.Service/Method"),
             (Rules::new().grpc("jobs.v1.Jobs/*", policy_only()), "rules[0]", "package.Service/Method"),
             (Rules::new().get("/a", public("x").concealed()), "rules[0]", "concealed"),
+            (Rules::new().get("/{id}/b/{id}", policy_only()), "rules[0]", "a name of its own"),
+            (Rules::new().get("/{id}/{*id}", policy_only()), "rules[0]", "a name of its own"),
+            (Rules::new().get("/a", policy_only().with_tenant_param("org")), "rules[0]", "as the tenant's"),
+            (Rules::new().get("/org", policy_only().with_tenant_param("org")), "rules[0]", "as the tenant's"),
+            (Rules::new().get("/{orgs}", policy_only().with_tenant_param("org")), "rules[0]", "as the tenant's"),
+            (Rules::new().get("/{{org}}", policy_only().with_tenant_param("org")), "rules[0]", "as the tenant's"),
+            (Rules::new().get("/{*org}", policy_only().with_tenant_param("org")), "rules[0]", "as the tenant's"),
+            (Rules::new().get("/{*org}", policy_only().with_tenant_param("*org")), "rules[0]", "without braces"),
+            (Rules::new().get("/{org}", policy_only().with_tenant_param("{org}")), "rules[0]", "without braces"),
+            (Rules::new().get("/{org}", policy_only().with_tenant_param("")), "rules[0]", "without braces"),
+            (Rules::new().get("/livez", public("x").with_tenant_param("org")), "rules[0]", "public route"),
+            (Rules::new().grpc("jobs.v1.Jobs/List", policy_only().with_tenant_param("org")), "rules[0]", "gRPC"),
         ];
         for (rules, field, words) in cases {
             let (actual, text) = field_and_text(rules);
@@ -387,12 +490,43 @@ mod tests {
             .get("/livez", public("liveness"))
             .post("/jobs", scopes(all_of(["jobs:write"])))
             .get("/admin", policy_only().concealed())
+            .get("/{org}", policy_only().with_tenant_param("org").concealed())
             .to_string();
         assert_eq!(
             report,
             "GET  /livez  public: liveness\n\
              POST /jobs   token with all of jobs:write, then policy\n\
-             GET  /admin  token, then policy  (concealed)\n"
+             GET  /admin  token, then policy  (concealed)\n\
+             GET  /{org}  token, then policy  (tenant must be {org})  (concealed)\n"
         );
+    }
+
+    #[test]
+    fn the_parameters_of_a_template_are_what_stands_in_single_braces() {
+        for (template, expected) in [
+            ("/", vec![]),
+            ("/{org}/bills/{id}", vec!["org", "id"]),
+            ("/{{org}}/{id}", vec!["id"]),
+            ("/a{org}b/{*rest}", vec!["org", "*rest"]),
+            ("/{org", vec![]),
+        ] {
+            assert_eq!(parameters(template).collect::<Vec<_>>(), expected, "{template}");
+        }
+    }
+
+    #[test]
+    fn a_path_names_one_tenant_or_none() {
+        let table = Rules::new().get("/{org}/{id}", policy_only().with_tenant_param("org")).into_table().unwrap();
+        let rule = table.find(&RouteKey::Http { method: Method::GET, template: "/{org}/{id}".into() }).unwrap();
+        let named = |params: &[(&str, &str)]| {
+            let params: Vec<_> = params.iter().map(|(name, value)| (Arc::from(*name), (*value).to_owned())).collect();
+            rule.tenant_of_path(&params).map(str::to_owned)
+        };
+        assert_eq!(named(&[("id", "7"), ("org", "acme")]).as_deref(), Some("acme"));
+        assert_eq!(named(&[("id", "acme"), ("Org", "acme")]), None);
+        // Nested routers can bring two of one name: those that agree are one.
+        assert_eq!(named(&[("org", "acme"), ("org", "acme")]).as_deref(), Some("acme"));
+        assert_eq!(named(&[("org", "evil"), ("org", "acme")]), None);
+        assert_eq!(named(&[("org", "acme"), ("org", "evil")]), None);
     }
 }

@@ -56,8 +56,9 @@ impl Facts {
             record.jti = token.token_id().map(|id| clean(id.as_str()));
             record.thumbprint = Some(clean(token.thumbprint().as_str()));
             record.exp = Some(token.expires_at().as_secs());
-            record.key =
-                Some(RecordedKey { kid: token.key_id().map(clean), jkt: clean(token.key_thumbprint().as_str()) });
+            record.key = token
+                .key_thumbprint()
+                .map(|jkt| RecordedKey { kid: token.key_id().map(clean), jkt: clean(jkt.as_str()) });
         }
         if let Some(claimed) = &self.claimed {
             let presented = || claimed.thumbprint.as_ref().map(|thumbprint| clean(thumbprint.as_str()));
@@ -69,6 +70,7 @@ impl Facts {
             record.route = Some(RecordedRoute {
                 template: route.key().map(|key| clean(key.template())),
                 rule: route.rule().map(|rule| demand_name(rule.demand())),
+                tenant: route.rule().and_then(|rule| rule.tenant_of_path(route.params())).map(clean),
             });
         }
         record.stage = self.stage;

@@ -12,7 +12,7 @@ use crate::{
 /// One record of the audit trail.
 ///
 /// Serialises as one JSON object. Members are only ever added within one [`schema`](Self::schema) version; those that have no
-/// value are `null`, but for `claimed` and `gap`, which are left out.
+/// value are `null`, but for `claimed`, `gap` and the `tenant` of `route`, which are left out.
 ///
 /// Holds no credential: no `Authorization`, no cookie, no token text, no query, no body. Every text in it that somebody
 /// outside chose is at most 256 bytes long (cut ones end in `…`) and has its control, bidirectional and zero-width characters
@@ -56,7 +56,7 @@ pub struct AuditRecord {
     pub actors: Vec<RecordedActor>,
     /// What the verified token grants. At most 32 words, then `…`.
     pub scope: Vec<String>,
-    /// The key that verified the token's signature.
+    /// The key that verified the token's signature. `None` under a shared secret, of which nothing is told.
     pub key: Option<RecordedKey>,
     /// The key that the verified token is bound to.
     pub cnf: Option<RecordedConfirmation>,
@@ -239,6 +239,9 @@ pub struct RecordedRoute {
     pub template: Option<String>,
     /// What its rule demands; `None` when no rule covers it.
     pub rule: Option<&'static str>,
+    /// The tenant that the path names, where the rule demands that it be the token's; beside [`AuditRecord::tenant`], which is that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
 }
 
 /// Records that could not be kept.

@@ -63,6 +63,9 @@ pub enum Reason {
     /// The principal is authenticated; the token's scope does not satisfy the rule.
     #[error("insufficient scope")]
     InsufficientScope,
+    /// The principal is authenticated and the scope suffices; its tenant is not the one that the path names, or it has none.
+    #[error("the tenant of the token is not that of the route")]
+    TenantMismatch,
     /// The principal is authenticated and the scope suffices; the policy gives no permit.
     #[error("{0}")]
     Policy(Refusal),
@@ -107,6 +110,7 @@ impl Reason {
             Self::NoRoute => "route_unknown",
             Self::NoRule => "rule_missing",
             Self::InsufficientScope => "scope_insufficient",
+            Self::TenantMismatch => "tenant_mismatch",
             Self::Policy(refusal) | Self::Anonymous(refusal) => refusal.code(),
             Self::NoDecision(kind) => kind.code(),
             Self::AuditUnavailable => "audit_unavailable",
@@ -125,7 +129,7 @@ impl Reason {
             | Self::MalformedCredentials(_)
             | Self::Token(_)
             | Self::MissingLayer(MissingLayer::Authenticate) => Stage::Authenticate,
-            Self::NoRoute | Self::NoRule | Self::InsufficientScope => Stage::Scope,
+            Self::NoRoute | Self::NoRule | Self::InsufficientScope | Self::TenantMismatch => Stage::Scope,
             Self::Policy(_) | Self::Anonymous(_) | Self::NoDecision(_) => Stage::Policy,
             Self::AuditUnavailable => Stage::Audit,
             Self::Panicked(stage) => *stage,
@@ -166,6 +170,8 @@ impl Denial {
             // The same bytes as a policy denial; the demanded scope is shown by `Guided` alone.
             Reason::InsufficientScope => forbidden()
                 .with_required_scope(route.and_then(|route| route.rule()).and_then(|rule| rule.required_scope())),
+            // Nor may anybody learn of which tenants there are from being refused at their routes.
+            Reason::TenantMismatch => forbidden(),
             // Which rule denied, or that none spoke, stays inside.
             Reason::Policy(_) => forbidden(),
             // No decision is never an allow, and not the caller's fault.

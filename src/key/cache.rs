@@ -2,6 +2,7 @@ use std::{
     fmt,
     hash::{BuildHasher as _, RandomState},
     panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,8 +14,10 @@ use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{
-    Algorithm, JwkSet, KeyError, KeyErrorKind, KeySource, LoadRequest, LoadedKeys,
-    snapshot::{Condition, Finding, Settings, Snapshot},
+    Algorithm, JwkSet, KeyError, KeyErrorKind, KeySource, LoadRequest, LoadedKeys, Metrics,
+    metrics::Counters,
+    seed::Seed,
+    snapshot::{Condition, Finding, Freshness, Settings, Snapshot},
 };
 use crate::{ConfigError, error, health::Health, time::Clock};
 
@@ -25,11 +28,16 @@ use crate::{ConfigError, error, health::Health, time::Clock};
 ///
 /// - **Refresh ahead.** At 80 % of their lifetime (up to a tenth of it earlier, at random) the keys are loaded again in the background.
 ///   Nothing is loaded while nobody asks.
-/// - **Unknown `kid`.** One load serves everybody who waits for it, and starts at most once per floor (30 s), so that random `kid`s
-///   cost the issuer nothing. A `kid` that such a load did not bring is believed absent for 60 s (at most 1 000 of them).
+/// - **Unknown `kid`.** Keys whose load began less than the floor (30 s) ago are believed: the answer is "unknown" at once, and the next
+///   look-up of anybody after the floor loads again in the background. With older keys the request that brings the `kid` waits for
+///   a load, which everybody who asks meanwhile shares. So random `kid`s cost the issuer one load per floor, a rotation refuses nobody,
+///   and only an issuer that signs with a key within the floor of the load before sees its tokens refused, until the floor is over:
+///   one that publishes a key 30 s before it signs with it never does. A `kid` that its own load did not bring is believed absent for
+///   60 s (at most 1 000 of them). Keys without a `kid` are renewed by refresh ahead alone.
 /// - **Failure.** Keys whose reload fails are used on, up to the stale limit (1 h past their lifetime). Loading is retried after
 ///   1 s, doubling to 60 s, up to a quarter earlier at random. A key that cannot be looked for because loading fails is *unavailable*,
-///   not unknown: 503, not 401.
+///   not unknown: 503, not 401. One warning says that stale keys are in use, not one per request.
+/// - **Restart.** With a seed ([`CacheBuilder::with_seed`]) the keys outlive the process, for the case that loading fails from the start.
 /// - **One load at a time**, in a task of its own: a request that goes away cancels it for nobody, and a source that panics or
 ///   outlives the load deadline has failed.
 /// - **Validate before replace.** A document without a usable key is a failure and replaces nothing.
@@ -46,6 +54,12 @@ pub struct Cache {
     /// Who sets it holds the only right to replace the snapshot, until a `Flight` gives it back.
     loading: AtomicBool,
     finished: watch::Sender<()>,
+    /// An unknown `kid` came too soon after a load. That is all that is kept of it.
+    wished: AtomicBool,
+    /// The log knows that stale keys are in use.
+    told_stale: AtomicBool,
+    counters: Counters,
+    seed: Option<Arc<Seed>>,
     /// `kid`s are attacker text: kept as keyed hashes, they take eight bytes each and cannot be made to collide.
     hasher: RandomState,
 }
@@ -55,6 +69,7 @@ pub struct CacheBuilder {
     source: Arc<dyn KeySource>,
     name: Arc<str>,
     settings: Settings,
+    seed: Option<PathBuf>,
 }
 
 /// What the cache says of a `kid` and algorithm.
@@ -79,47 +94,68 @@ impl Cache {
     /// A cache around a source.
     #[must_use]
     pub fn builder(source: Arc<dyn KeySource>) -> CacheBuilder {
-        CacheBuilder { source, name: Arc::from("keys"), settings: Settings::default() }
+        CacheBuilder { source, name: Arc::from("keys"), settings: Settings::default(), seed: None }
     }
 
     /// Looks up without a lock and without waiting. Starts a refresh in the background when one is due.
     pub(crate) fn lookup(self: &Arc<Self>, kid: Option<&str>, algorithm: Algorithm) -> Lookup {
         let now = self.clock.elapsed();
         let snapshot = self.snapshot.load();
-        if snapshot.wants_refresh(now) {
+        let finding = snapshot.find(kid, |kid| self.hash(kid), algorithm, now);
+        // Who has to wait for a load anyway starts it, and names its `kid`.
+        let is_wanted =
+            !matches!(finding, Finding::Due) && self.wished.load(Ordering::Relaxed) && snapshot.may_load(now);
+        if is_wanted || snapshot.wants_refresh(now) {
             self.start(None);
         }
-        match snapshot.find(kid, |kid| self.hash(kid), algorithm, now) {
-            Finding::Keys(set) => Lookup::Keys(set.clone()),
-            Finding::Unknown => Lookup::Unknown,
-            Finding::Due => Lookup::Wait,
-            Finding::Unavailable(kind) => Lookup::Unavailable(kind),
-        }
+        self.answer(&finding).unwrap_or(Lookup::Wait)
     }
 
     /// As [`lookup`](Self::lookup) after a refresh: never `Wait`.
     pub(crate) fn lookup_settled(&self, kid: Option<&str>, algorithm: Algorithm) -> Lookup {
         let snapshot = self.snapshot.load();
-        match snapshot.find(kid, |kid| self.hash(kid), algorithm, self.clock.elapsed()) {
-            Finding::Keys(set) => Lookup::Keys(set.clone()),
-            Finding::Unknown => Lookup::Unknown,
-            Finding::Unavailable(kind) => Lookup::Unavailable(kind),
+        let finding = snapshot.find(kid, |kid| self.hash(kid), algorithm, self.clock.elapsed());
+        self.answer(&finding).unwrap_or_else(|| match snapshot.failure() {
             // Another load may be due already; this request has had its own.
-            Finding::Due => match snapshot.failure() {
-                Some(kind) => Lookup::Unavailable(kind),
-                None if snapshot.has_keys() => Lookup::Unknown,
-                None => Lookup::Unavailable(KeyErrorKind::Unavailable),
-            },
-        }
+            Some(kind) => Lookup::Unavailable(kind),
+            None if snapshot.has_keys() => self.unknown(),
+            None => Lookup::Unavailable(KeyErrorKind::Unavailable),
+        })
     }
 
     /// Waits for the refresh that is under way, or starts one. Dropping the future cancels nothing.
     pub(crate) async fn refresh(self: &Arc<Self>, kid: Option<Arc<str>>) {
-        // Subscribed before the flag is read: a load that ends in between is seen.
-        let mut finished = self.finished.subscribe();
-        if self.start(kid) {
+        let before = self.snapshot.load_full();
+        // Twice, because `loading` is also held for the moment in which another request finds that it came too soon: what ended then
+        // was no load. Whoever holds it the second time has read the clock after this request did, and loads if this one may.
+        for _ in 0..2 {
+            // Subscribed before the flag is read: a load that ends in between is seen.
+            let mut finished = self.finished.subscribe();
+            if !self.start(kid.clone()) {
+                return;
+            }
             let _ = finished.changed().await;
+            if !Arc::ptr_eq(&before, &self.snapshot.load()) {
+                return;
+            }
         }
+    }
+
+    /// Waits until the keys can be had, and asks again as often as the backoff allows.
+    ///
+    /// # Errors
+    ///
+    /// After the deadline, the kind of the last failure.
+    pub(crate) async fn ready(self: &Arc<Self>, deadline: Duration) -> Result<(), KeyErrorKind> {
+        let mut finished = self.finished.subscribe();
+        let ready = async {
+            while !self.health().is_serving() {
+                // The end of a load, or the moment at which the next may start.
+                let _ = tokio::time::timeout(RETRY_POLL, finished.changed()).await;
+            }
+        };
+        let failure = || self.snapshot.load().failure().unwrap_or(KeyErrorKind::Timeout);
+        tokio::time::timeout(deadline, ready).await.map_err(|_elapsed| failure())
     }
 
     /// Whether the keys can be had.
@@ -138,14 +174,35 @@ impl Cache {
         match condition {
             Condition::Fresh => Health::Ready,
             Condition::RefreshFailing(kind) => {
-                Health::Degraded(format!("{}: the last refresh failed ({})", self.name, text(kind)).into())
+                Health::Degraded(format!("{}: the last refresh failed ({})", self.name, kind.text()).into())
             }
             Condition::Stale { since, kind } => {
                 let since = self.clock.now().saturating_sub(since);
-                Health::Degraded(format!("{}: serving stale keys since {since} ({})", self.name, text(kind)).into())
+                Health::Degraded(format!("{}: serving stale keys since {since} ({})", self.name, kind.text()).into())
             }
             Condition::Loading => Health::Unavailable(format!("{}: the first load is under way", self.name).into()),
-            Condition::Down(kind) => Health::Unavailable(format!("{}: {}", self.name, text(kind)).into()),
+            Condition::Down(kind) => Health::Unavailable(format!("{}: {}", self.name, kind.text()).into()),
+        }
+    }
+
+    /// What has happened so far, and what there is now. Starts nothing.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        let now = self.clock.elapsed();
+        let snapshot = self.snapshot.load();
+        let holdings = snapshot.holdings(now);
+        let counters = &self.counters;
+        Metrics {
+            fetches: counters.fetches.total(),
+            failures: counters.failures.total(),
+            unknown_kid_fetches: counters.unknown_kid_fetches.total(),
+            unknown_kid_answers: counters.unknown_kid_answers.total(),
+            stale_answers: counters.stale_answers.total(),
+            seed_answers: counters.seed_answers.total(),
+            age: holdings.map(|(age, _)| age),
+            keys: holdings.map_or(0, |(_, keys)| keys),
+            consecutive_failures: snapshot.failures(),
+            is_stale: matches!(snapshot.condition(now), Condition::Stale { .. }),
         }
     }
 }
@@ -194,16 +251,37 @@ impl CacheBuilder {
         self
     }
 
+    /// Keeps a copy of the keys in this file, so that a restart while the issuer is away can verify. Default none.
+    ///
+    /// After each good load the usable public keys, the name of the issuer ([`with_name`](Self::with_name)) and the time go into a new
+    /// file, mode 0600, which then takes the old one's place: on a thread of its own, so that no request waits for a disk. When the
+    /// cache is built the file is read, under the same rules as a document from the network. What it holds is never fresh: it is used
+    /// only while loading fails, so the first request still waits for the first load, and no longer than the soft lifetime and the stale
+    /// limit together after the keys were loaded. A file that says it was written more than 120 s in the future, or for another issuer, is
+    /// refused.
+    ///
+    /// **Whoever can write this file can mint tokens** while the issuer is away. So, on unix, it is neither read nor written unless
+    /// it is a regular file, it and its folder belong to whoever runs this process, and nobody else may write to either. The folder
+    /// is made (mode 0700, not those above it) when it is not there. Each cache needs a file of its own. A file that cannot be used is
+    /// a warning in the log, never an error: it is the reserve. Keys that the issuer has withdrawn live on in the file until the next
+    /// load that succeeds; delete it with them when a key was stolen. Keys that come at once ([`KeySource::load_now`]) are not kept.
+    #[must_use]
+    pub fn with_seed(mut self, path: impl Into<PathBuf>) -> Self {
+        self.seed = Some(path.into());
+        self
+    }
+
     /// Builds and, where the source answers at once, fills the cache; else the first load starts in the background.
     ///
     /// Keys that come at once and without a lifetime of their own are never loaded again.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] when a bound is passed, when the source answers at once without a usable key, and, unless it answers at once,
+    /// [`ConfigError`] when a bound is passed, when the path of the seed names no file, when the source answers at once without a usable key, and, unless it answers at once,
     /// outside a Tokio runtime.
     pub fn build(self, clock: Arc<dyn Clock>) -> Result<Arc<Cache>, ConfigError> {
         self.settings.check()?;
+        let seed = self.seed.map(|path| Seed::new(path, Arc::clone(&self.name))).transpose()?;
         let started = clock.elapsed();
         let (origin, snapshot) = match self.source.load_now() {
             Some(answer) => {
@@ -214,12 +292,19 @@ impl CacheBuilder {
                     source: error.into(),
                 })?;
                 let snapshot = match loaded.max_age {
-                    None => Snapshot::fixed(loaded.set),
+                    None => Snapshot::fixed(loaded.set, started),
                     Some(_) => Snapshot::empty().loaded(loaded, started, clock.elapsed(), None, &self.settings),
                 };
                 (Origin::AtOnce, snapshot)
             }
-            None => (Origin::Background(error::runtime("key.cache")?), Snapshot::empty()),
+            None => {
+                let runtime = error::runtime("key.cache")?;
+                let found = seed.as_ref().and_then(|seed| seed.read(clock.now(), self.settings.hard_lifetime()));
+                let snapshot = found.map_or_else(Snapshot::empty, |found| {
+                    Snapshot::seeded(found.set, found.age, started, &self.settings)
+                });
+                (Origin::Background(runtime), snapshot)
+            }
         };
         let cache = Arc::new(Cache {
             source: self.source,
@@ -230,10 +315,15 @@ impl CacheBuilder {
             snapshot: ArcSwap::from_pointee(snapshot),
             loading: AtomicBool::new(false),
             finished: watch::Sender::new(()),
+            wished: AtomicBool::new(false),
+            told_stale: AtomicBool::new(false),
+            counters: Counters::default(),
+            seed: seed.map(Arc::new),
             hasher: RandomState::new(),
         });
-        if matches!(cache.origin, Origin::Background(_)) {
-            cache.start(None);
+        match cache.origin {
+            Origin::AtOnce => cache.counters.fetches.add_one(),
+            Origin::Background(_) => drop(cache.start(None)),
         }
         Ok(cache)
     }
@@ -255,10 +345,16 @@ impl Cache {
             return true;
         }
         let started = self.clock.elapsed();
+        let snapshot = self.snapshot.load();
         // Asked again with the right to load in hand: whoever held it before may just have brought what was missing.
-        if !self.snapshot.load().may_load(started) {
+        if !snapshot.may_load(started) {
             self.release();
             return false;
+        }
+        self.counters.fetches.add_one();
+        let wished = self.wished.swap(false, Ordering::Relaxed);
+        if (wished || kid.is_some()) && snapshot.is_serving(started) && !snapshot.wants_refresh(started) {
+            self.counters.unknown_kid_fetches.add_one();
         }
         let flight = Flight { cache: Arc::clone(self), started, kid, landed: false };
         match &self.origin {
@@ -270,6 +366,52 @@ impl Cache {
                 runtime.spawn(flight.run());
                 true
             }
+        }
+    }
+
+    /// `None` when only a load can tell.
+    fn answer(&self, finding: &Finding<'_>) -> Option<Lookup> {
+        Some(match finding {
+            Finding::Keys(set, freshness) => {
+                if *freshness != Freshness::Fresh {
+                    self.note_stale(*freshness);
+                }
+                Lookup::Keys((*set).clone())
+            }
+            Finding::Unknown => self.unknown(),
+            Finding::TooSoon => {
+                // Read before it is written: under a flood every thread but the first only reads.
+                if !self.wished.load(Ordering::Relaxed) {
+                    self.wished.store(true, Ordering::Relaxed);
+                }
+                self.unknown()
+            }
+            Finding::Due => return None,
+            Finding::Unavailable(kind) => Lookup::Unavailable(*kind),
+        })
+    }
+
+    fn unknown(&self) -> Lookup {
+        self.counters.unknown_kid_answers.add_one();
+        Lookup::Unknown
+    }
+
+    fn note_stale(&self, freshness: Freshness) {
+        self.counters.stale_answers.add_one();
+        let is_seed = freshness == Freshness::Seed;
+        if is_seed {
+            self.counters.seed_answers.add_one();
+        }
+        if !self.told_stale.load(Ordering::Relaxed) && !self.told_stale.swap(true, Ordering::Relaxed) {
+            tracing::warn!(keys = &*self.name, is_seed, "stale keys are in use, because loading fails");
+        }
+    }
+
+    /// Writes the seed, where there is one, on a thread that may block.
+    fn keep(&self, set: &JwkSet) {
+        if let (Some(seed), Origin::Background(runtime)) = (&self.seed, &self.origin) {
+            let (seed, set, now) = (Arc::clone(seed), set.clone(), self.clock.now());
+            drop(runtime.spawn_blocking(move || seed.write(&set, now)));
         }
     }
 
@@ -327,16 +469,19 @@ impl Flight {
                 if before.failure().is_some() {
                     tracing::info!(keys = &*cache.name, "keys can be loaded again");
                 }
+                cache.told_stale.store(false, Ordering::Relaxed);
+                cache.keep(&loaded.set);
                 before.loaded(loaded, self.started, now, kid, &cache.settings)
             }
             Err(error) => {
                 tracing::warn!(
                     keys = &*cache.name,
-                    kind = text(error.kind()),
+                    kind = error.kind().text(),
                     cause = causes(&error),
                     unknown_kid_bytes = self.kid.as_ref().map(|kid| kid.len()),
                     "keys could not be loaded"
                 );
+                cache.counters.failures.add_one();
                 before.failed(error.kind(), now, &cache.settings)
             }
         };
@@ -347,6 +492,7 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         if !self.landed {
+            self.cache.counters.failures.add_one();
             tracing::warn!(
                 keys = &*self.cache.name,
                 "keys could not be loaded: the source panicked or its runtime is gone"
@@ -388,14 +534,7 @@ fn causes(error: &KeyError) -> String {
     line.chars().take(MAX_CAUSES).collect()
 }
 
-const fn text(kind: KeyErrorKind) -> &'static str {
-    match kind {
-        KeyErrorKind::Unavailable => "unavailable",
-        KeyErrorKind::Timeout => "timeout",
-        KeyErrorKind::InvalidDocument => "invalid document",
-    }
-}
-
+const RETRY_POLL: Duration = Duration::from_millis(50);
 const MAX_CAUSES: usize = 512;
 
 #[cfg(test)]
@@ -419,6 +558,28 @@ mod tests {
 
         fn elapsed(&self) -> Duration {
             Duration::from_secs(self.0.load(Ordering::SeqCst))
+        }
+    }
+
+    /// Who reads it next, and has set the trap, has read the time when `reached` ends and goes on when `released` is told so.
+    struct Trapped {
+        clock: Stopped,
+        trap: Mutex<Option<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>>,
+    }
+
+    impl Clock for Trapped {
+        fn now(&self) -> UnixTime {
+            self.clock.now()
+        }
+
+        fn elapsed(&self) -> Duration {
+            let now = self.clock.elapsed();
+            let trap = self.trap.lock().unwrap().take();
+            if let Some((reached, released)) = trap {
+                reached.send(()).unwrap();
+                released.recv().unwrap();
+            }
+            now
         }
     }
 
@@ -623,6 +784,76 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_kid_that_comes_too_soon_is_unknown_at_once_and_loaded_behind_by_whoever_comes_next() {
+        let stage = Stage::open(&[Keys(&["a"]), Keys(&["a", "b"]), Keys(&["a"])]).await;
+        stage.clock.advance(29);
+        assert_eq!(stage.look("b"), "Unknown");
+        for _ in 0..1_000 {
+            assert_eq!((stage.look("b"), stage.look("a")), ("Unknown".to_owned(), "keys".to_owned()));
+        }
+        stage.landed().await;
+        assert_eq!(stage.source.loads(), 1);
+        stage.clock.advance(1);
+        assert_eq!(stage.look("a"), "keys", "a known kid, which waits for nothing");
+        stage.landed().await;
+        assert_eq!((stage.source.loads(), stage.look("b")), (2, "keys".to_owned()));
+        assert_eq!(*stage.source.kids.lock().unwrap(), [None, None], "no text of a token is kept");
+        assert_eq!(stage.cache.metrics().unknown_kid_fetches, 1);
+        stage.clock.advance(100);
+        assert_eq!(stage.look("a"), "keys");
+        stage.landed().await;
+        assert_eq!(stage.source.loads(), 2, "a wish is fulfilled once");
+    }
+
+    #[tokio::test]
+    async fn who_must_wait_for_the_load_that_was_wished_for_starts_it_and_names_its_kid() {
+        let stage = Stage::open(&[Keys(&["a"])]).await;
+        assert_eq!(stage.look("x"), "Unknown");
+        stage.clock.advance(30);
+        assert_eq!(stage.ask("x").await, "Unknown");
+        assert_eq!(stage.source.kids.lock().unwrap()[1].as_deref(), Some("x"));
+        for _ in 0..59 {
+            stage.clock.advance(1);
+            assert_eq!((stage.ask("x").await, stage.look("a")), ("Unknown".to_owned(), "keys".to_owned()));
+        }
+        stage.landed().await;
+        assert_eq!(stage.source.loads(), 2, "what is known to be absent is no reason to ask again");
+    }
+
+    /// One request holds the right to load for the moment in which it finds that it came too soon. It has read the clock just before the
+    /// edge of the floor; another, just after it, meets the hold, and the end of that must not count as its load.
+    #[tokio::test]
+    async fn who_meets_anothers_vain_try_at_the_edge_of_the_floor_still_gets_a_load() {
+        let clock = Arc::new(Trapped { clock: Stopped(AtomicU64::new(0)), trap: Mutex::default() });
+        let answers = Mutex::new(VecDeque::from([Keys(&["a"]), Keys(&["a", "b"])]));
+        let source = Arc::new(Script { answers, gate: Semaphore::new(1_000), kids: Mutex::default() });
+        let cache = Cache::builder(Arc::clone(&source) as _).build(Arc::clone(&clock) as _).unwrap();
+        while cache.loading.load(Ordering::SeqCst) {
+            yield_now().await;
+        }
+        clock.clock.advance(29);
+        let (reached, is_reached) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel();
+        *clock.trap.lock().unwrap() = Some((reached, released));
+        let early = {
+            let cache = Arc::clone(&cache);
+            std::thread::spawn(move || cache.start(Some("early".into())))
+        };
+        is_reached.recv().unwrap();
+        clock.clock.advance(1);
+        let mut late = Box::pin(ask(Arc::clone(&cache), "b".to_owned()));
+        assert!(poll_once(&mut late).is_pending(), "it waits for what it takes for a load");
+        release.send(()).unwrap();
+        assert!(!early.join().unwrap());
+        assert_eq!(late.await, "keys");
+        assert_eq!(source.loads(), 2);
+    }
+
+    fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Output> {
+        std::pin::Pin::new(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+    }
+
+    #[tokio::test]
     async fn keys_are_refreshed_ahead_while_the_old_ones_serve() {
         let stage = Stage::open(&[Keys(&["a"]), Keys(&["a", "b"])]).await;
         stage.clock.advance(479);
@@ -762,6 +993,96 @@ mod tests {
         assert_eq!(runtime().block_on(stage.ask("a")), "keys", "stale, because loading fails");
         stage.clock.advance(4_200);
         assert_eq!(runtime().block_on(stage.ask("a")), "Unavailable(Unavailable)");
+    }
+
+    const SEEDED: &str = "https://login.example/";
+
+    /// A cache of another process has left a seed of these keys `age` seconds ago.
+    async fn seeded(kids: &'static [&'static str], age: u64, answers: &[Answer]) -> (Stage, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        let seed = |builder: CacheBuilder| builder.with_name(SEEDED).with_seed(&path);
+        let before = Stage::closed(&[Keys(kids)], seed);
+        before.source.gate.add_permits(1);
+        while !path.exists() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let earlier = (1_800_000_000 - age).to_string();
+        std::fs::write(&path, text.replace("1800000000", &earlier)).unwrap();
+        (Stage::closed(answers, seed), folder)
+    }
+
+    #[tokio::test]
+    async fn a_seed_serves_only_once_a_load_has_failed_and_only_to_its_own_end() {
+        let (stage, _folder) = seeded(&["a"], 4_000, &[Fails(KeyErrorKind::Unavailable)]).await;
+        assert_eq!(stage.look("a"), "Wait", "the first load is waited for");
+        assert!(matches!(stage.cache.health(), Health::Unavailable(_)));
+        stage.source.gate.add_permits(1_000);
+        assert_eq!(stage.ask("a").await, "keys");
+        assert!(matches!(stage.cache.health(), Health::Degraded(_)));
+        assert_eq!(stage.look("b"), "Unavailable(Unavailable)", "it may have been rotated since");
+        for now in 1..=300 {
+            stage.clock.advance(1);
+            let found = stage.ask("a").await;
+            assert_eq!(found == "keys", now < 200, "{now}: {found}");
+            stage.landed().await;
+        }
+        let metrics = stage.cache.metrics();
+        assert_eq!((metrics.seed_answers, metrics.stale_answers), (200, 200));
+        assert_eq!(metrics.age, Some(Duration::from_secs(4_300)));
+        assert!(!metrics.is_stale);
+    }
+
+    #[tokio::test]
+    async fn a_seed_is_never_preferred_to_the_issuer() {
+        let (stage, folder) = seeded(&["a"], 0, &[Keys(&["b"])]).await;
+        stage.source.gate.add_permits(1_000);
+        assert_eq!(stage.ask("a").await, "Unknown", "withdrawn since");
+        assert_eq!(stage.look("b"), "keys");
+        assert_eq!(stage.cache.metrics().seed_answers, 0);
+        let path = folder.path().join("keys.json");
+        let written = || std::fs::read_to_string(&path).unwrap_or_default().contains("\"b\"");
+        while !written() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn metrics_count_what_happens() {
+        let stage = Stage::open(&[Keys(&["a", "b"]), Keys(&["a"]), Fails(KeyErrorKind::Timeout)]).await;
+        let first = Metrics { fetches: 1, keys: 2, age: Some(Duration::ZERO), ..Metrics::default() };
+        assert_eq!(stage.cache.metrics(), first);
+        assert_eq!((stage.look("a"), stage.look("x")), ("keys".to_owned(), "Unknown".to_owned()));
+        stage.clock.advance(30);
+        assert_eq!(stage.ask("x").await, "Unknown");
+        let second = Metrics { fetches: 2, unknown_kid_fetches: 1, unknown_kid_answers: 2, keys: 1, ..first };
+        assert_eq!(stage.cache.metrics(), second);
+        stage.clock.advance(600);
+        assert_eq!((stage.ask("a").await, stage.look("a")), ("keys".to_owned(), "keys".to_owned()));
+        let third = Metrics {
+            fetches: 3,
+            failures: 1,
+            stale_answers: 2,
+            age: Some(Duration::from_secs(600)),
+            consecutive_failures: 1,
+            is_stale: true,
+            ..second
+        };
+        assert_eq!(stage.cache.metrics(), third);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_keys_gets_them_or_the_kind_of_the_last_failure() {
+        let stage = Stage::closed(&[Fails(KeyErrorKind::Timeout)], |builder| builder);
+        let soon = Duration::from_millis(20);
+        assert_eq!(stage.cache.ready(soon).await, Err(KeyErrorKind::Timeout), "no load has ended");
+        stage.source.gate.add_permits(1);
+        assert_eq!(stage.cache.ready(soon).await, Err(KeyErrorKind::Timeout));
+        let stage = Stage::open(&[Fails(KeyErrorKind::Unavailable), Keys(&["a"])]).await;
+        assert_eq!(stage.cache.ready(soon).await, Err(KeyErrorKind::Unavailable), "in its backoff");
+        stage.clock.advance(1);
+        assert_eq!(stage.cache.ready(Duration::MAX).await, Ok(()));
     }
 
     /// A source that answers at once, with a lifetime or without.

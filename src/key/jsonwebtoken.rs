@@ -5,7 +5,7 @@
 
 use ::jsonwebtoken::{AlgorithmFamily, DecodingKey, DecodingKeyKind};
 
-use super::{Algorithm, Jwk, JwkError, crypto::PublicKey};
+use super::{Algorithm, Jwk, JwkError, crypto::PublicKey, jwk::Named};
 
 /// Takes the public key out of a `DecodingKey`, for use with one algorithm.
 ///
@@ -35,7 +35,8 @@ pub fn jwk(key: &DecodingKey, algorithm: Algorithm, kid: Option<&str>) -> Result
         (AlgorithmFamily::Ed, DecodingKeyKind::SecretOrDer(point)) => PublicKey::ed25519(point),
         _ => Err("not a public key of a supported type"),
     };
-    public_key.and_then(|key| Jwk::prepare(kid.map(Into::into), Some(algorithm), &key)).map_err(JwkError)
+    let named = Named { kid: kid.map(Into::into), issuer: None, algorithm: Some(algorithm) };
+    public_key.and_then(|key| Jwk::prepare(named, &key)).map_err(JwkError)
 }
 
 /// Reads `RSAPublicKey` ([RFC 8017 appendix A.1.1](https://www.rfc-editor.org/rfc/rfc8017#appendix-A.1.1)): a sequence of exactly two
@@ -76,6 +77,7 @@ mod tests {
             ("modulus and exponent", Algorithm::Ps256, DecodingKey::from_rsa_raw_components(&modulus, &exponent)),
             ("P-256", Algorithm::Es256, DecodingKey::from_ec_der(&public_bytes(Algorithm::Es256))),
             ("P-384", Algorithm::Es384, DecodingKey::from_ec_der(&public_bytes(Algorithm::Es384))),
+            ("P-521", Algorithm::Es512, DecodingKey::from_ec_der(&public_bytes(Algorithm::Es512))),
             ("Ed25519", Algorithm::Ed25519, DecodingKey::from_ed_der(&public_bytes(Algorithm::Ed25519))),
         ];
         for (name, algorithm, imported) in table {
@@ -105,6 +107,7 @@ mod tests {
             ("truncated", Algorithm::Rs256, DecodingKey::from_rsa_der(&rsa[..rsa.len() - 1])),
             ("empty", Algorithm::Rs256, DecodingKey::from_rsa_der(&[])),
             ("RSA as ES256", Algorithm::Es256, DecodingKey::from_rsa_der(&rsa)),
+            ("P-384 as ES512", Algorithm::Es512, DecodingKey::from_ec_der(&public_bytes(Algorithm::Es384))),
             ("P-256 as ES384", Algorithm::Es384, DecodingKey::from_ec_der(&public_bytes(Algorithm::Es256))),
             ("Ed25519 as ES256", Algorithm::Es256, DecodingKey::from_ed_der(&public_bytes(Algorithm::Ed25519))),
         ];

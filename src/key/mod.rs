@@ -2,6 +2,8 @@
 //!
 //! A [`KeySource`] loads a key document; the [`Cache`] around it keeps the keys, refreshes them ahead of time and on an unknown
 //! `kid`, and lets readers look keys up without a lock and without waiting. [`Jwk`]s are parsed and checked once, at load.
+//!
+//! A [`SharedSecret`] is no key of a set: it stands alone, for one issuer in the same hands.
 
 mod algorithm;
 mod cache;
@@ -11,8 +13,11 @@ pub mod jsonwebtoken;
 mod jwk;
 #[cfg(feature = "jwks-client-rs")]
 pub mod jwks_client_rs;
+mod metrics;
 #[cfg(feature = "remote-jwks")]
 mod remote;
+mod secret;
+mod seed;
 mod snapshot;
 mod source;
 
@@ -23,6 +28,8 @@ pub(crate) use crypto::IS_AVAILABLE as IS_CRYPTO_AVAILABLE;
 pub use fixed::Fixed;
 pub(crate) use jwk::MAX_KID;
 pub use jwk::{Jwk, JwkError, JwkSet, SkippedKey};
+pub use metrics::Metrics;
 #[cfg(feature = "remote-jwks")]
 pub use remote::{Remote, RemoteBuilder};
+pub use secret::SharedSecret;
 pub use source::{KeyError, KeyErrorKind, KeySource, LoadRequest, LoadedKeys};

@@ -449,6 +449,12 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_fetch_is_three_seconds_and_256_kib_unless_told_otherwise() {
+        let builder = Remote::url("https://issuer.example/jwks.json");
+        assert_eq!((builder.deadline, builder.max_document), (Duration::from_secs(3), 262_144));
+    }
+
     #[tokio::test]
     async fn one_byte_at_a_time_is_cut_off_at_the_deadline() {
         let peer = Peer::start(&[("/jwks.json", ok("{drip}"))]).await;

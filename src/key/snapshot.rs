@@ -33,6 +33,9 @@ struct Kept {
     stale_until: Duration,
     /// From when an unknown `kid` is worth a load.
     unknown_kid_at: Duration,
+    loaded_at: Duration,
+    /// Keys that were on disk when the cache was built, and how old they were then.
+    seed_age: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +48,24 @@ enum Attempt {
 /// What the snapshot says of a `kid` and algorithm.
 #[derive(Debug)]
 pub(super) enum Finding<'a> {
-    Keys(&'a JwkSet),
+    Keys(&'a JwkSet, Freshness),
+    /// A load made for its sake has just not brought it.
     Unknown,
+    /// No key has it, and it is too soon to ask again.
+    TooSoon,
     /// A load may bring an answer, and may start now.
     Due,
     Unavailable(KeyErrorKind),
+}
+
+/// How far keys can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freshness {
+    Fresh,
+    /// Past their lifetime, used because loading fails.
+    Stale,
+    /// As stale, and from before this process.
+    Seed,
 }
 
 /// The keys as an operator sees them.
@@ -83,6 +99,11 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// How old keys may become that say nothing of their lifetime.
+    pub(super) fn hard_lifetime(&self) -> Duration {
+        self.soft_lifetime.saturating_add(self.stale_limit)
     }
 }
 
@@ -123,6 +144,8 @@ impl Snapshot {
             stale_until: soft_until.saturating_add(settings.stale_limit),
             // From the start: a key published while the document was on its way may be missing in it.
             unknown_kid_at: started.saturating_add(settings.unknown_kid_floor),
+            loaded_at: now,
+            seed_age: None,
         };
         let mut absent: HashMap<u64, Duration> =
             self.absent.iter().filter(|(_, until)| now < **until).map(|(kid, until)| (*kid, *until)).collect();
@@ -135,10 +158,33 @@ impl Snapshot {
     }
 
     /// The only snapshot of keys that never change.
-    pub(super) fn fixed(set: JwkSet) -> Self {
+    pub(super) fn fixed(set: JwkSet, now: Duration) -> Self {
         let never = Duration::MAX;
-        let kept = Kept { set, refresh_at: never, soft_until: never, stale_until: never, unknown_kid_at: never };
+        let kept = Kept {
+            set,
+            refresh_at: never,
+            soft_until: never,
+            stale_until: never,
+            unknown_kid_at: never,
+            loaded_at: now,
+            seed_age: None,
+        };
         Self { keys: Some(kept), last: Attempt::Succeeded, absent: Arc::default() }
+    }
+
+    /// Keys from before this process. Never fresh: they serve from the first load that fails until what is left of their time is over.
+    pub(super) fn seeded(set: JwkSet, age: Duration, now: Duration, settings: &Settings) -> Self {
+        let left = settings.hard_lifetime().saturating_sub(age);
+        let kept = Kept {
+            set,
+            refresh_at: now,
+            soft_until: now,
+            stale_until: now.saturating_add(left),
+            unknown_kid_at: now,
+            loaded_at: now,
+            seed_age: Some(age),
+        };
+        Self { keys: Some(kept), last: Attempt::Never, absent: Arc::default() }
     }
 
     /// The next snapshot after a load that failed.
@@ -181,7 +227,12 @@ impl Snapshot {
             };
         };
         if kept.set.candidates(kid, algorithm).next().is_some() {
-            return Finding::Keys(&kept.set);
+            let freshness = match kept.seed_age {
+                _ if now < kept.soft_until => Freshness::Fresh,
+                None => Freshness::Stale,
+                Some(_) => Freshness::Seed,
+            };
+            return Finding::Keys(&kept.set, freshness);
         }
         if kid.and_then(|kid| self.absent.get(&hash(kid))).is_some_and(|until| now < *until) {
             return Finding::Unknown;
@@ -190,9 +241,14 @@ impl Snapshot {
             // The issuer may have rotated to this key and cannot be asked: that is no fault of the token.
             Attempt::Failed { kind, retry_at, .. } if now < retry_at => Finding::Unavailable(kind),
             Attempt::Failed { .. } => Finding::Due,
-            _ if now < kept.unknown_kid_at => Finding::Unknown,
+            _ if now < kept.unknown_kid_at => Finding::TooSoon,
             _ => Finding::Due,
         }
+    }
+
+    /// Whether some key may be used now.
+    pub(super) fn is_serving(&self, now: Duration) -> bool {
+        self.serving(now).is_some()
     }
 
     pub(super) fn has_keys(&self) -> bool {
@@ -209,20 +265,36 @@ impl Snapshot {
 
     pub(super) fn condition(&self, now: Duration) -> Condition {
         match (&self.keys, self.last) {
-            (Some(_), Attempt::Never | Attempt::Succeeded) => Condition::Fresh,
+            (Some(_), Attempt::Succeeded) => Condition::Fresh,
             (Some(kept), Attempt::Failed { kind, .. }) if now < kept.soft_until => Condition::RefreshFailing(kind),
             (Some(kept), Attempt::Failed { kind, .. }) if now < kept.stale_until => {
                 Condition::Stale { since: now.saturating_sub(kept.soft_until), kind }
             }
             (_, Attempt::Failed { kind, .. }) => Condition::Down(kind),
-            (None, _) => Condition::Loading,
+            (_, Attempt::Never) | (None, Attempt::Succeeded) => Condition::Loading,
         }
     }
 
-    /// True when the set holds other keys than the snapshot.
+    /// How old the keys are, and how many.
+    pub(super) fn holdings(&self, now: Duration) -> Option<(Duration, usize)> {
+        let kept = self.keys.as_ref()?;
+        let age = now.saturating_sub(kept.loaded_at).saturating_add(kept.seed_age.unwrap_or_default());
+        Some((age, kept.set.len()))
+    }
+
+    /// How many loads have failed since the last one that did not.
+    pub(super) fn failures(&self) -> u32 {
+        match self.last {
+            Attempt::Failed { times, .. } => times,
+            Attempt::Never | Attempt::Succeeded => 0,
+        }
+    }
+
+    /// True when the set holds other keys than any that were loaded before.
     pub(super) fn differs_from(&self, set: &JwkSet) -> bool {
         let same = |(one, other): (&Jwk, &Jwk)| one.kid() == other.kid() && one.thumbprint() == other.thumbprint();
-        !self.keys.as_ref().is_some_and(|kept| kept.set.len() == set.len() && kept.set.iter().zip(set.iter()).all(same))
+        let loaded = self.keys.as_ref().filter(|kept| kept.seed_age.is_none());
+        !loaded.is_some_and(|kept| kept.set.len() == set.len() && kept.set.iter().zip(set.iter()).all(same))
     }
 
     /// Keys that may be used now. Past their lifetime that takes a recent failure: an issuer that nobody has asked for hours is
@@ -282,7 +354,8 @@ pub(super) mod tests {
 
     fn find(snapshot: &Snapshot, kid: &str, now: Duration) -> String {
         match snapshot.find(Some(kid), |kid| kid.len() as u64, Algorithm::Es256, now) {
-            Finding::Keys(_) => "keys".to_owned(),
+            Finding::Keys(_, Freshness::Fresh) => "keys".to_owned(),
+            Finding::Keys(_, freshness) => format!("{freshness:?}"),
             other => format!("{other:?}"),
         }
     }
@@ -303,6 +376,42 @@ pub(super) mod tests {
             assert!(!snapshot.wants_refresh(at(lifetime * 8 / 10 - 1)), "{name}");
             assert!(snapshot.wants_refresh(at(lifetime * 8 / 10)), "{name}");
         }
+    }
+
+    #[test]
+    fn every_default_is_the_one_that_is_promised() {
+        let Settings { soft_lifetime, stale_limit, unknown_kid_floor, load_deadline, jitter: _ } = Settings::default();
+        let table = [
+            ("soft lifetime", soft_lifetime, 600),
+            ("least max-age", MIN_MAX_AGE, 60),
+            ("most max-age", MAX_MAX_AGE, 3_600),
+            ("stale after failure", stale_limit, 3_600),
+            ("unknown-kid floor", unknown_kid_floor, 30),
+            ("negative cache", ABSENT_FOR, 60),
+            ("first backoff", FIRST_BACKOFF, 1),
+            ("longest backoff", MAX_BACKOFF, 60),
+            // Discovery and key set, 3 s each.
+            ("whole load", load_deadline, 6),
+        ];
+        for (name, value, seconds) in table {
+            assert_eq!(value, Duration::from_secs(seconds), "{name}");
+        }
+        assert_eq!(MAX_ABSENT, 1_000);
+    }
+
+    #[test]
+    fn a_seed_is_never_fresh_and_ends_when_its_keys_are_too_old() {
+        let seed = Snapshot::seeded(set_of(&["a"]), Duration::from_secs(4_000), START, &settings());
+        assert_eq!(find(&seed, "a", at(0)), "Due");
+        assert!(seed.may_load(at(0)) && seed.wants_refresh(at(0)));
+        assert_eq!(seed.condition(at(0)), Condition::Loading);
+        let failed = seed.failed(KeyErrorKind::Timeout, at(199), &settings());
+        assert_eq!(find(&failed, "a", at(199)), "Seed");
+        assert_eq!(find(&failed, "a", at(200)), "Due");
+        assert_eq!(seed.holdings(at(10)), Some((Duration::from_secs(4_010), 1)));
+        assert!(seed.differs_from(&set_of(&["a"])), "the first load is always told of");
+        let old = Snapshot::seeded(set_of(&["a"]), Duration::MAX, START, &settings());
+        assert_eq!(find(&old.failed(KeyErrorKind::Timeout, at(0), &settings()), "a", at(0)), "Unavailable(Timeout)");
     }
 
     #[test]
@@ -347,7 +456,7 @@ pub(super) mod tests {
     #[test]
     fn an_unknown_kid_may_cause_a_load_only_after_the_floor() {
         let snapshot = loaded(None);
-        assert_eq!(find(&snapshot, "b", at(29)), "Unknown");
+        assert_eq!(find(&snapshot, "b", at(29)), "TooSoon");
         assert!(!snapshot.may_load(at(29)));
         assert_eq!(find(&snapshot, "b", at(30)), "Due");
         assert!(snapshot.may_load(at(30)));
@@ -356,7 +465,7 @@ pub(super) mod tests {
     #[test]
     fn the_floor_counts_from_the_start_of_the_load() {
         let snapshot = Snapshot::empty().loaded(LoadedKeys::new(set_of(&["a"])), START, at(6), None, &settings());
-        assert_eq!(find(&snapshot, "b", at(29)), "Unknown");
+        assert_eq!(find(&snapshot, "b", at(29)), "TooSoon");
         assert_eq!(find(&snapshot, "b", at(30)), "Due");
     }
 
@@ -395,8 +504,8 @@ pub(super) mod tests {
         let fail = |seconds| loaded(None).failed(KeyErrorKind::Timeout, at(seconds), &settings());
         let cases = [
             ("fresh, failing", 500, 501, "keys"),
-            ("just past the lifetime", 599, 600, "keys"),
-            ("an hour past it", 4_199, 4_199, "keys"),
+            ("just past the lifetime", 599, 600, "Stale"),
+            ("an hour past it", 4_199, 4_199, "Stale"),
             ("at the limit", 4_199, 4_200, "Due"),
             ("at the limit, within backoff", 4_200, 4_200, "Unavailable(Timeout)"),
             ("nobody asked for two minutes", 700, 820, "Due"),
@@ -448,10 +557,10 @@ pub(super) mod tests {
 
     #[test]
     fn fixed_keys_last_for_ever_and_are_never_loaded_again() {
-        let snapshot = Snapshot::fixed(set_of(&["a"]));
+        let snapshot = Snapshot::fixed(set_of(&["a"]), START);
         let end_of_time = Duration::MAX - Duration::from_nanos(1);
         assert_eq!(find(&snapshot, "a", end_of_time), "keys");
-        assert_eq!(find(&snapshot, "b", end_of_time), "Unknown");
+        assert_eq!(find(&snapshot, "b", end_of_time), "TooSoon");
         assert!(!snapshot.may_load(end_of_time) && !snapshot.wants_refresh(end_of_time));
     }
 

@@ -104,6 +104,22 @@ pub enum KeyErrorKind {
     InvalidDocument,
 }
 
+impl KeyErrorKind {
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::InvalidDocument => "invalid document",
+        }
+    }
+}
+
+impl fmt::Display for KeyErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
 impl KeyError {
     /// The source cannot be reached, or answered with an error.
     pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
@@ -118,6 +134,10 @@ impl KeyError {
     /// The source answered with something that is no key document, or with no usable key.
     pub fn invalid_document(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { kind: KeyErrorKind::InvalidDocument, source: source.into() }
+    }
+
+    pub(crate) fn of(kind: KeyErrorKind, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { kind, source: source.into() }
     }
 
     /// What kind of failure it is.

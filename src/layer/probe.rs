@@ -16,7 +16,7 @@ use http_body_util::Full;
 use tower_service::Service;
 
 use crate::{
-    principal::{Authentication, IssuerId, Principal, PrincipalKind, Proof, Subject, Thumbprint},
+    principal::{Authentication, IssuerId, Principal, PrincipalKind, Proof, Subject, TenantId, Thumbprint},
     scope::Scope,
 };
 
@@ -182,13 +182,17 @@ pub(crate) fn answered<B>(response: Response<B>) -> Ready<Result<Response<B>, &'
 
 /// Somebody with a verified token of this scope.
 pub(crate) fn principal(scope: &str) -> Principal {
+    tenant_principal(scope, None)
+}
+
+pub(crate) fn tenant_principal(scope: &str, tenant: Option<&str>) -> Principal {
     Principal::from_check(crate::principal::Parts {
         kind: PrincipalKind::Client,
         issuer: Some(IssuerId::new("https://id.example")),
         subject: Some(Subject::new("someone")),
         user_id: None,
         client: None,
-        tenant: None,
+        tenant: tenant.map(TenantId::new),
         scope: Scope::parse(scope).unwrap(),
         permissions: Vec::new(),
         roles: Vec::new(),

@@ -7,7 +7,7 @@ use crate::{
     denial::{MissingLayer, Reason},
     principal::Principal,
     route::{Route, RouteKey},
-    rules::{Demand, PublicAccess},
+    rules::{Demand, PublicAccess, Rule},
     scope::ScopeRequirement,
 };
 
@@ -25,12 +25,32 @@ impl ScopeMet {
     }
 }
 
+/// Proof that the token's tenant is the one that the path names, where the rule demands it. Made only by [`check`](Self::check).
+pub(super) struct TenantMet(());
+
+impl TenantMet {
+    fn check(rule: &Rule, route: &Route, principal: &Principal) -> Result<Self, Reason> {
+        if rule.tenant_param().is_none() {
+            return Ok(Self(()));
+        }
+        if principal.is_anonymous() {
+            return Err(Reason::MissingCredentials);
+        }
+        match (principal.tenant(), rule.tenant_of_path(route.params())) {
+            (Some(own), Some(named)) if own.as_str() == named => Ok(Self(())),
+            _ => Err(Reason::TenantMismatch),
+        }
+    }
+}
+
 /// Proof that what a route's rule demands of the token is met. Made only by [`RuleCheck::check`].
 pub(super) enum RuleMet {
     Public(PublicAccess),
+    /// No rule was asked: the same scope is demanded of every request.
     Scope(ScopeMet),
-    /// The rule leaves everything but the token to the policy.
-    PolicyDecides,
+    ScopeAndTenant(ScopeMet, TenantMet),
+    /// The rule leaves everything but the token and its tenant to the policy.
+    PolicyDecides(TenantMet),
 }
 
 /// Compares a request with its route's rule, and warns once about each route that has none.
@@ -46,17 +66,27 @@ impl RuleCheck {
             return Ok(RuleMet::Public(public));
         }
         let known = principal.ok_or(Reason::MissingLayer(MissingLayer::Authenticate))?;
-        match (route.rule().map(|rule| rule.demand()), route.key()) {
-            (Some(Demand::Scopes(requirement)), _) => ScopeMet::check(requirement, principal).map(RuleMet::Scope),
-            // An anonymous principal of another rule, in a stack further outside, is no token.
-            (Some(Demand::PolicyOnly), _) if known.is_anonymous() => Err(Reason::MissingCredentials),
-            (Some(Demand::PolicyOnly | Demand::Optional), _) => Ok(RuleMet::PolicyDecides),
-            (Some(Demand::Public { .. }) | None, None) => Err(Reason::NoRoute),
-            (Some(Demand::Public { .. }) | None, Some(key)) => {
-                self.warn_once(key);
-                Err(Reason::NoRule)
+        let Some(rule) = route.rule() else {
+            return Err(self.without_rule(route));
+        };
+        let tenant = || TenantMet::check(rule, route, known);
+        match rule.demand() {
+            Demand::Scopes(requirement) => {
+                Ok(RuleMet::ScopeAndTenant(ScopeMet::check(requirement, principal)?, tenant()?))
             }
+            // An anonymous principal of another rule, in a stack further outside, is no token.
+            Demand::PolicyOnly if known.is_anonymous() => Err(Reason::MissingCredentials),
+            Demand::PolicyOnly | Demand::Optional => tenant().map(RuleMet::PolicyDecides),
+            Demand::Public { .. } => Err(self.without_rule(route)),
         }
+    }
+
+    fn without_rule(&self, route: &Route) -> Reason {
+        let Some(key) = route.key() else {
+            return Reason::NoRoute;
+        };
+        self.warn_once(key);
+        Reason::NoRule
     }
 
     fn warn_once(&self, key: &RouteKey) {
@@ -85,6 +115,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        layer::probe::tenant_principal,
         rules::{Rules, optional, policy_only, public, scopes},
         scope::all_of,
     };
@@ -122,9 +153,49 @@ mod tests {
     #[test]
     fn an_anonymous_principal_passes_optional_rules_alone() {
         let nobody = Principal::anonymous();
-        assert!(matches!(check("/optional", Some(&nobody)), Ok(RuleMet::PolicyDecides)));
+        assert!(matches!(check("/optional", Some(&nobody)), Ok(RuleMet::PolicyDecides(_))));
         for template in ["/scopes", "/policy"] {
             assert_eq!(check(template, Some(&nobody)).err(), Some(Reason::MissingCredentials), "{template}");
+        }
+    }
+
+    #[test]
+    fn a_tenant_is_demanded_after_scope_and_must_be_the_one_in_the_path() {
+        let rules = Rules::new()
+            .get("/{org}/bills", scopes(all_of(["a"])).with_tenant_param("org"))
+            .get("/{org}", optional().with_tenant_param("org"))
+            .into_table()
+            .unwrap();
+        let ask = |template: &str, org: &[&str], principal: &Principal| {
+            let key = RouteKey::Http { method: Method::GET, template: template.into() };
+            let params = org.iter().map(|org| ("org".into(), (*org).to_owned())).collect();
+            let route = Route::matched(&rules, key).with_params(params);
+            RuleCheck::default().check(Some(&route), Some(principal)).err()
+        };
+        let (acme, mismatch) = (tenant_principal("a", Some("acme")), Some(Reason::TenantMismatch));
+        let table = [
+            ("its own", "/{org}/bills", vec!["acme"], acme.clone(), None),
+            ("its own, without scope demanded", "/{org}", vec!["acme"], acme.clone(), None),
+            ("another", "/{org}/bills", vec!["evil"], acme.clone(), mismatch.clone()),
+            ("another case", "/{org}/bills", vec!["ACME"], acme.clone(), mismatch.clone()),
+            ("longer", "/{org}/bills", vec!["acme "], acme.clone(), mismatch.clone()),
+            ("encoded once more", "/{org}/bills", vec!["%61cme"], acme.clone(), mismatch.clone()),
+            ("nothing in the path", "/{org}/bills", vec![], acme.clone(), mismatch.clone()),
+            ("two in the path", "/{org}/bills", vec!["acme", "evil"], acme.clone(), mismatch.clone()),
+            ("no tenant", "/{org}/bills", vec!["acme"], tenant_principal("a", None), mismatch.clone()),
+            ("no tenant and nothing in the path", "/{org}", vec![], tenant_principal("a", None), mismatch),
+            (
+                "neither scope nor tenant",
+                "/{org}/bills",
+                vec!["evil"],
+                tenant_principal("b", Some("acme")),
+                Some(Reason::InsufficientScope),
+            ),
+            ("nobody", "/{org}/bills", vec!["acme"], Principal::anonymous(), Some(Reason::MissingCredentials)),
+            ("nobody, optional", "/{org}", vec!["acme"], Principal::anonymous(), Some(Reason::MissingCredentials)),
+        ];
+        for (name, template, org, principal, expected) in table {
+            assert_eq!(ask(template, &org, &principal), expected, "{name}");
         }
     }
 

@@ -149,9 +149,15 @@ impl fmt::Debug for PublicJwk {
 /// `kty` and `crv` of an algorithm's keys.
 const fn kind(algorithm: Algorithm) -> (&'static str, Option<&'static str>) {
     match algorithm {
-        Algorithm::Rs256 | Algorithm::Ps256 => ("RSA", None),
+        Algorithm::Rs256
+        | Algorithm::Rs384
+        | Algorithm::Rs512
+        | Algorithm::Ps256
+        | Algorithm::Ps384
+        | Algorithm::Ps512 => ("RSA", None),
         Algorithm::Es256 => ("EC", Some("P-256")),
         Algorithm::Es384 => ("EC", Some("P-384")),
+        Algorithm::Es512 => ("EC", Some("P-521")),
         Algorithm::Ed25519 => ("OKP", Some("Ed25519")),
     }
 }

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use aws_lc_rs::{
     rand::SystemRandom,
     signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
-        Ed25519KeyPair, KeyPair as _,
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING,
+        EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _,
     },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{PublicJwk, SignError, SignRequest, Signature, Signer};
 use crate::{ConfigError, key::Algorithm};
 
-/// A signing key in this process: Ed25519, ES256 or ES384. Its `kid` is the RFC 7638 thumbprint of its public half.
+/// A signing key in this process: Ed25519, ES256, ES384 or ES512. Its `kid` is the RFC 7638 thumbprint of its public half.
 ///
 /// The private half is kept by aws-lc, which wipes it when the signer is dropped. It cannot be read out again, and `Debug`
 /// shows the public half alone.
@@ -33,8 +33,8 @@ impl LocalSigner {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Invalid`] for RS256 and PS256, which are for verifying what others issue, and when the operating system
-    /// has no randomness to give.
+    /// [`ConfigError::Invalid`] for the RSA algorithms, which are for verifying what others issue, and when the operating system has no
+    /// randomness to give.
     pub fn generate(algorithm: Algorithm) -> Result<Self, ConfigError> {
         let starved = |_| {
             ConfigError::invalid(
@@ -45,14 +45,19 @@ impl LocalSigner {
         };
         let key = match algorithm {
             Algorithm::Ed25519 => KeyPair::Ed25519(Ed25519KeyPair::generate().map_err(starved)?),
-            Algorithm::Es256 | Algorithm::Es384 => {
+            Algorithm::Es256 | Algorithm::Es384 | Algorithm::Es512 => {
                 KeyPair::Ecdsa(EcdsaKeyPair::generate(ecdsa(algorithm)).map_err(starved)?)
             }
-            Algorithm::Rs256 | Algorithm::Ps256 => {
+            Algorithm::Rs256
+            | Algorithm::Rs384
+            | Algorithm::Rs512
+            | Algorithm::Ps256
+            | Algorithm::Ps384
+            | Algorithm::Ps512 => {
                 return Err(ConfigError::invalid(
                     "signer.algorithm",
                     algorithm.name(),
-                    "internal tokens are signed with Ed25519, ES256 or ES384",
+                    "internal tokens are signed with Ed25519, ES256, ES384 or ES512",
                 ));
             }
         };
@@ -60,7 +65,7 @@ impl LocalSigner {
     }
 
     /// Reads a PEM text with one unencrypted PKCS#8 private key (`BEGIN PRIVATE KEY`, as `openssl genpkey` writes it): Ed25519,
-    /// P-256 (for ES256) or P-384 (for ES384). What is decoded on the way is wiped; wiping `pem` is up to the caller.
+    /// P-256 (for ES256), P-384 (for ES384) or P-521 (for ES512). What is decoded on the way is wiped; wiping `pem` is up to the caller.
     ///
     /// # Errors
     ///
@@ -70,7 +75,7 @@ impl LocalSigner {
             ConfigError::invalid(
                 "signer.key",
                 "(redacted)",
-                "give one unencrypted PKCS#8 key in PEM: Ed25519, P-256 or P-384, as `openssl genpkey` writes it",
+                "give one unencrypted PKCS#8 key in PEM: Ed25519, P-256, P-384 or P-521, as `openssl genpkey` writes it",
             )
         };
         let body = pem
@@ -87,7 +92,7 @@ impl LocalSigner {
         if let Ok(key) = Ed25519KeyPair::from_pkcs8(der) {
             return Ok(Self::new(KeyPair::Ed25519(key), Algorithm::Ed25519));
         }
-        [Algorithm::Es256, Algorithm::Es384]
+        [Algorithm::Es256, Algorithm::Es384, Algorithm::Es512]
             .into_iter()
             .find_map(|algorithm| {
                 let key = EcdsaKeyPair::from_pkcs8(ecdsa(algorithm), der).ok()?;
@@ -153,6 +158,7 @@ impl fmt::Debug for LocalSigner {
 const fn ecdsa(algorithm: Algorithm) -> &'static EcdsaSigningAlgorithm {
     match algorithm {
         Algorithm::Es384 => &ECDSA_P384_SHA384_FIXED_SIGNING,
+        Algorithm::Es512 => &ECDSA_P521_SHA512_FIXED_SIGNING,
         _ => &ECDSA_P256_SHA256_FIXED_SIGNING,
     }
 }
@@ -160,7 +166,8 @@ const fn ecdsa(algorithm: Algorithm) -> &'static EcdsaSigningAlgorithm {
 #[cfg(test)]
 mod tests {
     use aws_lc_rs::signature::{
-        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm,
+        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, UnparsedPublicKey,
+        VerificationAlgorithm,
     };
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -180,10 +187,11 @@ mod tests {
 
     #[test]
     fn a_signature_verifies_under_the_published_key_and_no_other() {
-        let table: [(_, &'static dyn VerificationAlgorithm); 3] = [
+        let table: [(_, &'static dyn VerificationAlgorithm); 4] = [
             (Algorithm::Ed25519, &ED25519),
             (Algorithm::Es256, &ECDSA_P256_SHA256_FIXED),
             (Algorithm::Es384, &ECDSA_P384_SHA384_FIXED),
+            (Algorithm::Es512, &ECDSA_P521_SHA512_FIXED),
         ];
         for (algorithm, verification) in table {
             let signer = LocalSigner::generate(algorithm).unwrap();
@@ -209,10 +217,12 @@ mod tests {
     fn a_key_read_from_pem_is_the_key_that_was_written() {
         let ed25519 = Ed25519KeyPair::generate().unwrap();
         let es384 = EcdsaKeyPair::generate(ecdsa(Algorithm::Es384)).unwrap();
+        let es512 = EcdsaKeyPair::generate(ecdsa(Algorithm::Es512)).unwrap();
         let table = [
             (Algorithm::Ed25519, ed25519.to_pkcs8v1().unwrap(), ed25519.public_key().as_ref()),
             (Algorithm::Ed25519, ed25519.to_pkcs8().unwrap(), ed25519.public_key().as_ref()),
             (Algorithm::Es384, es384.to_pkcs8v1().unwrap(), es384.public_key().as_ref()),
+            (Algorithm::Es512, es512.to_pkcs8v1().unwrap(), es512.public_key().as_ref()),
         ];
         for (algorithm, der, public) in table {
             let signer = LocalSigner::from_pkcs8_pem(&pem(der.as_ref())).unwrap();
@@ -237,7 +247,7 @@ mod tests {
 
     #[test]
     fn rsa_is_not_offered_for_minting() {
-        for algorithm in [Algorithm::Rs256, Algorithm::Ps256] {
+        for algorithm in [Algorithm::Rs256, Algorithm::Rs512, Algorithm::Ps256, Algorithm::Ps384] {
             assert!(LocalSigner::generate(algorithm).unwrap_err().to_string().contains("Ed25519"), "{algorithm}");
         }
     }

@@ -163,7 +163,13 @@ fn well_formed(signature: Signature, key: &PublicJwk) -> Result<Signature, SignE
     let length = match key.algorithm() {
         Algorithm::Ed25519 | Algorithm::Es256 => 64,
         Algorithm::Es384 => 96,
-        Algorithm::Rs256 | Algorithm::Ps256 => return Ok(signature),
+        Algorithm::Es512 => 132,
+        Algorithm::Rs256
+        | Algorithm::Rs384
+        | Algorithm::Rs512
+        | Algorithm::Ps256
+        | Algorithm::Ps384
+        | Algorithm::Ps512 => return Ok(signature),
     };
     if signature.as_bytes().len() == length {
         return Ok(signature);

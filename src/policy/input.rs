@@ -250,25 +250,28 @@ impl SubjectInput {
 
 /// Query parameters that carry credentials (RFC 6750 §2.3 and its relatives): policy engines log their input.
 #[rustfmt::skip]
-const CREDENTIAL_PARAMETERS: [&str; 22] = [
-    "access_token", "actor_token", "api_key", "apikey", "assertion", "client_assertion", "client_secret", "code", "code_verifier",
-    "device_code", "id_token", "id_token_hint", "logout_token", "password", "refresh_token", "samlrequest", "samlresponse", "sig",
-    "subject_token", "token", "x-amz-security-token", "x-amz-signature",
+const CREDENTIAL_PARAMETERS: [&str; 25] = [
+    "access_token", "actor_token", "api_key", "apikey", "assertion", "authorization", "bearer", "client_assertion", "client_secret",
+    "code", "code_verifier", "device_code", "id_token", "id_token_hint", "jwt", "logout_token", "password", "refresh_token",
+    "samlrequest", "samlresponse", "sig", "subject_token", "token", "x-amz-security-token", "x-amz-signature",
 ];
 
-fn is_credential(name: &str) -> bool {
-    CREDENTIAL_PARAMETERS.iter().any(|credential| name.eq_ignore_ascii_case(credential))
+/// Also behind a semicolon, which older readers take for `&`.
+fn is_credential(name: &str, value: &str) -> bool {
+    let is_listed = |name: &str| CREDENTIAL_PARAMETERS.iter().any(|listed| name.trim().eq_ignore_ascii_case(listed));
+    let hidden = value.split(';').skip(1).filter_map(|pair| pair.split('=').next());
+    name.split(';').chain(hidden).any(is_listed)
 }
 
 /// True when a query string has a parameter that carries credentials.
 pub(crate) fn carries_credentials(query: &str) -> bool {
-    form_urlencoded::parse(query.as_bytes()).any(|(name, _)| is_credential(&name))
+    form_urlencoded::parse(query.as_bytes()).any(|(name, value)| is_credential(&name, &value))
 }
 
 fn query(text: &str) -> BTreeMap<String, Vec<String>> {
     let mut query = BTreeMap::<String, Vec<String>>::new();
     for (name, value) in form_urlencoded::parse(text.as_bytes()) {
-        if !is_credential(&name) {
+        if !is_credential(&name, &value) {
             query.entry(name.into_owned()).or_default().push(value.into_owned());
         }
     }
@@ -350,6 +353,10 @@ mod tests {
         let input =
             PolicyInput::from_request(&request("/jobs/7?access_token=s3cret&Token=s3cret&page=2"), &[]).unwrap();
         assert!(!serde_json::to_string(&input).unwrap().contains("s3cret"));
+        for query in ["a=1;access_token=s3cret", "a;token=s3cret", "a=1;b=2;%54oken=s3cret", "a=%3Bjwt%3Ds3cret"] {
+            assert!(carries_credentials(query), "{query}");
+        }
+        assert!(!carries_credentials("a=1;b=token;c=code&tokens=2"));
         assert_eq!(input.resource.properties.query["page"], ["2"]);
     }
 

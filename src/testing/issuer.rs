@@ -48,6 +48,10 @@ pub struct Requests {
     pub jwks: usize,
     /// Requests that followed the redirect of [`Lie::Redirect`].
     pub redirected: usize,
+    /// Requests for anything else, and those above that came with a query: a sign that text of a token reached an address.
+    pub other: usize,
+    /// Bytes that were taken of the documents that are too large or never end.
+    pub streamed: usize,
 }
 
 impl TestIssuer {
@@ -127,8 +131,19 @@ impl TestIssuer {
         self.shared.with_keys(KeyRing::rotate_dropping);
     }
 
+    /// A new key signs with this algorithm from now on; the one before it stays published, the one before that does not. Cheap enough
+    /// to do a hundred times, unless the algorithm is an RSA one.
+    pub fn rotate_only(&self, algorithm: Algorithm) {
+        self.shared.with_keys(|keys| keys.rotate_only(algorithm));
+    }
+
+    /// From now on every key is published under this `kid`. Tokens still name the key by its own: see [`TokenBuilder::kid`].
+    pub fn publish_all_as(&self, kid: &str) {
+        self.shared.with_keys(|keys| keys.alias = Some(kid.to_owned()));
+    }
+
     /// From now on publishes, before the good keys, one of each kind that a verifier meets and cannot use: symmetric, for encryption,
-    /// of an unknown type or curve, too short, with members of the wrong type.
+    /// of an unknown type or curve, too short, with members of the wrong type, missing or private.
     pub fn publish_odd_keys(&self) {
         self.shared.with_keys(KeyRing::add_odd_keys);
     }
@@ -148,12 +163,17 @@ impl TestIssuer {
         self.change(|behaviour| behaviour.lie = Some(lie));
     }
 
+    /// Redirects every request to this address, until [`behave`](Self::behave).
+    pub fn redirect_to(&self, address: &str) {
+        self.change(|behaviour| behaviour.redirect = Some(address.to_owned()));
+    }
+
     /// Sets `Cache-Control: max-age` of both documents, or leaves the header out (the default).
     pub fn publish_max_age(&self, max_age: Option<Duration>) {
         self.change(|behaviour| behaviour.max_age = max_age);
     }
 
-    /// Ends stalling, failing and lying.
+    /// Ends stalling, failing, redirecting and lying.
     pub fn behave(&self) {
         self.change(|behaviour| *behaviour = Behaviour { max_age: behaviour.max_age, ..Behaviour::default() });
     }
@@ -166,6 +186,8 @@ impl TestIssuer {
             discovery: count(&self.shared.discovery),
             jwks: count(&self.shared.jwks),
             redirected: count(&self.shared.redirected),
+            other: count(&self.shared.other),
+            streamed: count(&self.shared.streamed),
         }
     }
 
@@ -262,7 +284,7 @@ mod tests {
         let jwks = fetch_json(metadata["jwks_uri"].as_str().unwrap()).await;
         assert_eq!(jwks, issuer.jwks());
         assert_eq!(kids(&jwks).len(), Algorithm::ALL.len());
-        assert_eq!(issuer.requests(), Requests { discovery: 1, jwks: 1, redirected: 0 });
+        assert_eq!(issuer.requests(), Requests { discovery: 1, jwks: 1, ..Requests::default() });
     }
 
     #[tokio::test]
@@ -323,6 +345,56 @@ mod tests {
         assert_eq!(fetch_json(&keys).await, issuer.jwks());
         assert_eq!(fetch_json(&format!("{}/moved/jwks", issuer.url())).await, issuer.jwks());
         assert_eq!(issuer.requests().redirected, 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_is_counted_as_far_as_it_is_taken() {
+        let issuer = TestIssuer::start().await;
+        let url = issuer.jwks_url();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        issuer.lie(Lie::HundredMegabytes);
+        let announced = client.get(&url).send().await.unwrap();
+        assert_eq!(announced.content_length(), Some(100 * 1024 * 1024));
+        for (lie, least) in [(Lie::EndlessDocument, 1_000_000), (Lie::OneBytePerSecond, 1)] {
+            issuer.lie(lie);
+            let mut response = client.get(&url).send().await.unwrap();
+            let mut taken = 0;
+            while taken < least {
+                taken += response.chunk().await.unwrap().unwrap().len();
+            }
+        }
+        assert!(issuer.requests().streamed > 1_000_000);
+        issuer.lie(Lie::GzipBomb);
+        let bomb = client.get(&url).send().await.unwrap();
+        assert_eq!(bomb.headers()["content-encoding"], "gzip");
+        assert_eq!(bomb.content_length(), Some(200_025));
+        issuer.lie(Lie::PlainHttpKeys);
+        let metadata = fetch_json(&issuer.discovery_url()).await;
+        assert_eq!(
+            (&metadata["issuer"], &metadata["jwks_uri"]),
+            (&json!(issuer.url()), &json!("http://elsewhere.example/jwks.json"))
+        );
+        issuer.redirect_to("http://127.0.0.1:1/");
+        assert_eq!(fetch(&url).await.0, 307);
+        assert_eq!(issuer.requests().other, 0);
+        for odd in [format!("{url}?kid=a"), format!("{}/other", issuer.url())] {
+            fetch(&odd).await;
+        }
+        assert_eq!(issuer.requests().other, 2);
+    }
+
+    #[tokio::test]
+    async fn one_key_rotates_alone_and_all_can_have_one_name() {
+        let issuer = TestIssuer::start().await;
+        let (rsa, first) = (issuer.key_id(Algorithm::Rs256), issuer.key_id(Algorithm::Ed25519));
+        issuer.rotate_only(Algorithm::Ed25519);
+        let second = issuer.key_id(Algorithm::Ed25519);
+        assert!([&*first, &*second, &*rsa].iter().all(|kid| kids(&issuer.jwks()).contains(kid)));
+        issuer.rotate_only(Algorithm::Ed25519);
+        assert!(!kids(&issuer.jwks()).contains(&&*first) && kids(&issuer.jwks()).contains(&&*second));
+        assert_eq!(issuer.key_id(Algorithm::Rs256), rsa);
+        issuer.publish_all_as("same");
+        assert!(kids(&issuer.jwks()).iter().all(|kid| *kid == "same"));
     }
 
     #[tokio::test]

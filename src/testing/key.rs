@@ -1,12 +1,15 @@
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use aws_lc_rs::{
     rand::SystemRandom,
     rsa::{KeyPair as RsaKeyPair, KeySize},
-    signature::{KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding},
+    signature::{
+        KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384,
+        RSA_PSS_SHA512, RsaEncoding,
+    },
 };
 
 use crate::{
@@ -22,24 +25,41 @@ pub(super) struct TestKey {
 
 enum Pair {
     Local(LocalSigner),
-    Rsa(PooledRsa, &'static dyn RsaEncoding),
+    Rsa(Arc<PooledRsa>, &'static dyn RsaEncoding),
 }
 
 impl TestKey {
+    /// A key for each algorithm; no other living `TestKey` has one of them. RS256, RS384 and RS512 have the same numbers under their own
+    /// `kid` each, and so have PS256, PS384 and PS512: six pairs would take a second to make.
+    pub(super) fn generate_all() -> Vec<Self> {
+        let (pkcs1, pss) = (Arc::new(PooledRsa::take()), Arc::new(PooledRsa::take()));
+        let pair_of = |algorithm: Algorithm| if algorithm.name().starts_with("RS") { &pkcs1 } else { &pss };
+        Algorithm::ALL.map(|algorithm| Self::with_rsa(algorithm, || Arc::clone(pair_of(algorithm)))).into()
+    }
+
     /// A key that no other living `TestKey` has.
     pub(super) fn generate(algorithm: Algorithm) -> Self {
+        Self::with_rsa(algorithm, || Arc::new(PooledRsa::take()))
+    }
+
+    fn with_rsa(algorithm: Algorithm, pair: impl FnOnce() -> Arc<PooledRsa>) -> Self {
         let encoding: &'static dyn RsaEncoding = match algorithm {
             Algorithm::Rs256 => &RSA_PKCS1_SHA256,
+            Algorithm::Rs384 => &RSA_PKCS1_SHA384,
+            Algorithm::Rs512 => &RSA_PKCS1_SHA512,
             Algorithm::Ps256 => &RSA_PSS_SHA256,
-            Algorithm::Es256 | Algorithm::Es384 | Algorithm::Ed25519 => {
+            Algorithm::Ps384 => &RSA_PSS_SHA384,
+            Algorithm::Ps512 => &RSA_PSS_SHA512,
+            Algorithm::Es256 | Algorithm::Es384 | Algorithm::Es512 | Algorithm::Ed25519 => {
                 let signer = LocalSigner::generate(algorithm).expect("a key is generated");
                 let public = signer.public_jwk();
                 return Self { pair: Pair::Local(signer), public };
             }
         };
-        let pair = PooledRsa::take();
+        let pair = pair();
         let public = PublicJwk::rsa(algorithm, pair.modulus(), &[1, 0, 1]);
-        Self { pair: Pair::Rsa(pair, encoding), public }
+        let key_id = format!("{algorithm}-{}", public.thumbprint());
+        Self { pair: Pair::Rsa(pair, encoding), public: public.with_key_id(&key_id) }
     }
 
     pub(super) fn public(&self) -> &PublicJwk {
@@ -100,21 +120,20 @@ impl Drop for PooledRsa {
 
 #[cfg(test)]
 mod tests {
-    use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256, RsaPublicKeyComponents};
+    use crate::key::Jwk;
 
     use super::*;
 
     #[test]
-    fn rsa_signatures_verify_and_living_keys_differ() {
-        for (algorithm, verification) in
-            [(Algorithm::Rs256, &RSA_PKCS1_2048_8192_SHA256), (Algorithm::Ps256, &RSA_PSS_2048_8192_SHA256)]
-        {
-            let (one, two) = (TestKey::generate(algorithm), TestKey::generate(algorithm));
+    fn signatures_verify_under_their_own_key_alone_and_living_keys_differ() {
+        let (one, two) = (TestKey::generate_all(), TestKey::generate_all());
+        assert_eq!(one.len(), Algorithm::ALL.len());
+        for (algorithm, (one, two)) in std::iter::zip(Algorithm::ALL, std::iter::zip(&one, &two)) {
+            assert_eq!(one.public().algorithm(), algorithm);
             assert_ne!(one.public().thumbprint(), two.public().thumbprint());
-            let Pair::Rsa(pair, _) = &one.pair else { panic!("{algorithm} is RSA") };
-            let key = RsaPublicKeyComponents { n: pair.modulus(), e: &[1, 0, 1][..] };
-            assert!(key.verify(verification, b"message", &one.sign(b"message")).is_ok(), "{algorithm}");
-            assert!(key.verify(verification, b"message", &two.sign(b"message")).is_err(), "{algorithm}");
+            let key = Jwk::from_json(&serde_json::to_string(one.public().members()).unwrap()).unwrap();
+            assert!(key.verify(algorithm, b"message", &one.sign(b"message")), "{algorithm}");
+            assert!(!key.verify(algorithm, b"message", &two.sign(b"message")), "{algorithm}");
         }
     }
 }

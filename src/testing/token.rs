@@ -5,7 +5,10 @@ use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use serde_json::{Map, Value, json};
 
 use super::{TestIssuer, serve::Shared};
-use crate::{key::Algorithm, token::AccessToken};
+use crate::{
+    key::{Algorithm, SharedSecret},
+    token::AccessToken,
+};
 
 /// A token of a [`TestIssuer`] in the making: good unless it is told otherwise. Later words win over earlier ones.
 #[derive(Clone, Debug)]
@@ -20,6 +23,7 @@ pub struct TokenBuilder {
     raw_header: Option<String>,
     raw_claims: Option<String>,
     signature: Option<Vec<u8>>,
+    secret: Option<SharedSecret>,
     is_tampered: bool,
 }
 
@@ -49,6 +53,7 @@ impl TokenBuilder {
             raw_header: None,
             raw_claims: None,
             signature: None,
+            secret: None,
             is_tampered: false,
         }
     }
@@ -166,6 +171,13 @@ impl TokenBuilder {
         self
     }
 
+    /// Signs with HS256 under this secret, for an [`Issuer::with_shared_secret`](crate::token::Issuer::with_shared_secret). No `kid`,
+    /// unless one is set.
+    pub fn signed_with_secret(mut self, secret: &SharedSecret) -> Self {
+        self.secret = Some(secret.clone());
+        self
+    }
+
     /// Puts these bytes in the signature's place; none at all for `alg: none`.
     pub fn signature(mut self, signature: impl Into<Vec<u8>>) -> Self {
         self.signature = Some(signature.into());
@@ -195,8 +207,12 @@ impl TokenBuilder {
     pub fn mint(self) -> TestToken {
         let named = self.issuer.signing_key(self.algorithm);
         let mut header = self.header;
-        header.entry("alg").or_insert_with(|| json!(self.algorithm.name()));
-        header.entry("kid").or_insert_with(|| json!(named.public().key_id()));
+        if self.secret.is_some() {
+            header.entry("alg").or_insert_with(|| json!("HS256"));
+        } else {
+            header.entry("alg").or_insert_with(|| json!(self.algorithm.name()));
+            header.entry("kid").or_insert_with(|| json!(named.public().key_id()));
+        }
         header.retain(|name, value| name != "kid" || !value.is_null());
 
         let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
@@ -204,9 +220,17 @@ impl TokenBuilder {
         let mut claims = self.claims;
         let signed = encode(&self.raw_claims.unwrap_or_else(|| json!(claims).to_string()));
         let signer = self.forger.map_or(named, |forger| forger.signing_key(self.algorithm));
-        let signature = self.signature.unwrap_or_else(|| signer.sign(format!("{header}.{signed}").as_bytes()));
+        let signature = self.signature.unwrap_or_else(|| {
+            let message = format!("{header}.{signed}");
+            match &self.secret {
+                Some(secret) => secret.sign(message.as_bytes()),
+                None => signer.sign(message.as_bytes()),
+            }
+        });
         let sent = if self.is_tampered {
-            claims.insert("sub".to_owned(), json!("auth0|mallory"));
+            // Whatever it was before: a token that was not changed would pass for one that was.
+            let is_mallory = claims.get("sub").is_some_and(|subject| subject == "auth0|mallory");
+            claims.insert("sub".to_owned(), json!(if is_mallory { "auth0|eve" } else { "auth0|mallory" }));
             encode(&json!(claims).to_string())
         } else {
             signed
@@ -327,6 +351,17 @@ mod tests {
         assert_eq!(claims["iss"], issuer.url());
         assert!(!verifies(&issuer, &forged));
         assert!(!verifies(&issuer, &issuer.token().tampered().mint()));
+        assert!(!verifies(&issuer, &issuer.token().subject("auth0|mallory").tampered().mint()));
+    }
+
+    #[tokio::test]
+    async fn a_secret_signs_in_the_keys_stead() {
+        let issuer = TestIssuer::start().await;
+        let secret = SharedSecret::new([7; 32]).unwrap();
+        let token = issuer.token().signed_with_secret(&secret).mint();
+        assert_eq!(parts(&token).0, json!({"typ": "at+jwt", "alg": "HS256"}));
+        let (message, signature) = token.as_str().rsplit_once('.').unwrap();
+        assert!(secret.verify(message.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).unwrap()));
     }
 
     #[tokio::test]

@@ -51,6 +51,10 @@ impl AccessToken {
     ///
     /// [RFC 6750 §3.1]: https://www.rfc-editor.org/rfc/rfc6750#section-3.1
     pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, BearerError> {
+        // RFC 9449 §4.3: not more than one proof either, or a proxy and a later layer could each check another one.
+        if headers.get_all("dpop").iter().nth(1).is_some() {
+            return Err(BearerError::Repeated);
+        }
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(value) = values.next() else {
             return Ok(None);
@@ -93,8 +97,8 @@ impl fmt::Debug for AccessToken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum BearerError {
-    /// More than one `Authorization` header.
-    #[error("more than one `Authorization` header")]
+    /// More than one `Authorization` or `DPoP` header.
+    #[error("more than one `Authorization` or `DPoP` header")]
     Repeated,
     /// Several credentials in one header.
     #[error("several credentials in one `Authorization` header")]
@@ -254,6 +258,12 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer a.b.c"));
         headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer a.b.c"));
+        assert_eq!(AccessToken::from_headers(&headers).map(|_| ()), Err(BearerError::Repeated));
+
+        let mut headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static("Bearer a.b.c"))]);
+        headers.append("dpop", HeaderValue::from_static("d.e.f"));
+        assert_eq!(AccessToken::from_headers(&headers).map(|token| token.is_some()), Ok(true));
+        headers.append("dpop", HeaderValue::from_static("d.e.f"));
         assert_eq!(AccessToken::from_headers(&headers).map(|_| ()), Err(BearerError::Repeated));
     }
 

@@ -46,7 +46,13 @@ pub enum TokenError {
     /// `aud` does not name us. The signature was verified.
     #[error("`aud` does not name this service")]
     Audience,
-    /// The token is of another kind than an access token (ID, logout, DPoP, event). The signature was verified.
+    /// The client is none of those that were listed for this issuer. Signature, issuer and audience were verified.
+    #[error("the client is not on the list of this issuer's clients")]
+    Client,
+    /// The tenant is none of those that are accepted of this issuer. Signature, issuer and audience were verified.
+    #[error("the tenant is not one that is accepted")]
+    Tenant,
+    /// The token is of another kind than an access token (ID, logout, DPoP, event, introspection, transaction). The signature was verified.
     #[error("`{0}` shows another kind of token than an access token")]
     WrongKind(&'static str),
     /// `exp` has passed. Signature, issuer and audience were verified.
@@ -58,12 +64,18 @@ pub enum TokenError {
     /// `iat` lies in the future. Signature, issuer and audience were verified.
     #[error("`iat` lies in the future")]
     IssuedInFuture,
+    /// `iat` lies longer ago than the age cap. Signature, issuer and audience were verified.
+    #[error("`iat` lies longer ago than the age cap")]
+    TooOld,
     /// The token lives longer than the cap. Signature, issuer and audience were verified.
     #[error("the token lives longer than the cap")]
     Lifetime,
     /// The token is bound to a key (`cnf`) and came as a plain bearer token ([RFC 9449 §7.2](https://www.rfc-editor.org/rfc/rfc9449#section-7.2)).
     #[error("`cnf` binds the token to a key whose possession was not proven")]
     Bound,
+    /// The token was revoked ([`RevocationList`](crate::revocation::RevocationList)). Everything else about it is in order.
+    #[error("the token was revoked")]
+    Revoked,
 }
 
 impl TokenError {
@@ -83,12 +95,16 @@ impl TokenError {
             Self::MissingClaim(_) => "token_claim_missing",
             Self::MalformedClaim(_) => "token_claim_malformed",
             Self::Audience => "token_audience",
+            Self::Client => "token_client",
+            Self::Tenant => "token_tenant",
             Self::WrongKind(_) => "token_wrong_kind",
             Self::Expired => "token_expired",
             Self::NotYetValid => "token_not_yet_valid",
             Self::IssuedInFuture => "token_issued_in_future",
+            Self::TooOld => "token_too_old",
             Self::Lifetime => "token_lifetime",
             Self::Bound => "token_bound",
+            Self::Revoked => "token_revoked",
         }
     }
 
@@ -120,12 +136,16 @@ mod tests {
             TokenError::MissingClaim("x"),
             TokenError::MalformedClaim("x"),
             TokenError::Audience,
+            TokenError::Client,
+            TokenError::Tenant,
             TokenError::WrongKind("x"),
             TokenError::Expired,
             TokenError::NotYetValid,
             TokenError::IssuedInFuture,
+            TokenError::TooOld,
             TokenError::Lifetime,
             TokenError::Bound,
+            TokenError::Revoked,
         ];
         let codes: BTreeSet<_> = errors.iter().map(TokenError::code).collect();
         assert_eq!(codes.len(), errors.len());

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::TokenError;
 use crate::{
     json::{self, Found},
-    key::{Algorithm, Jwk, JwkSet, MAX_KID},
+    key::{Algorithm, Jwk, JwkSet, MAX_KID, SharedSecret},
     principal::Thumbprint,
 };
 
@@ -219,6 +219,11 @@ impl<'a> Jws<'a> {
     /// `alg`, when it is one of these.
     pub(super) fn algorithm(&self, allowed: &[Algorithm]) -> Result<Algorithm, JwsError> {
         Algorithm::from_name(&self.header.alg).filter(|named| allowed.contains(named)).ok_or(JwsError::Algorithm)
+    }
+
+    /// Whether the signature is the HMAC of this secret.
+    pub(super) fn is_made_with(&self, secret: &SharedSecret) -> bool {
+        secret.verify(self.segments.signing_input, self.signature)
     }
 
     /// The key of the set under which the signature verifies. At most four are tried.

@@ -8,6 +8,7 @@ mod claims;
 mod error;
 mod issuer;
 pub mod jws;
+mod reader;
 #[cfg(test)]
 pub(crate) mod test_tokens;
 mod validate;
@@ -17,6 +18,6 @@ mod verifier;
 pub use bearer::{AccessToken, BearerError};
 pub use claims::{Claimed, Claims, ClaimsError};
 pub use error::TokenError;
-pub use issuer::Issuer;
+pub use issuer::{Issuer, Permissions, Tenants};
 pub use verified::VerifiedToken;
 pub use verifier::{Verifier, VerifierBuilder};

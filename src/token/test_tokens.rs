@@ -7,8 +7,9 @@ use aws_lc_rs::{
     rand::SystemRandom,
     rsa::KeySize,
     signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
-        RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaKeyPair,
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING,
+        EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512,
+        RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
     },
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -31,6 +32,8 @@ pub(crate) static P256: LazyLock<EcdsaKeyPair> =
     LazyLock::new(|| EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap());
 pub(crate) static P384: LazyLock<EcdsaKeyPair> =
     LazyLock::new(|| EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap());
+pub(crate) static P521: LazyLock<EcdsaKeyPair> =
+    LazyLock::new(|| EcdsaKeyPair::generate(&ECDSA_P521_SHA512_FIXED_SIGNING).unwrap());
 pub(crate) static ED25519: LazyLock<Ed25519KeyPair> = LazyLock::new(|| Ed25519KeyPair::generate().unwrap());
 
 pub(crate) fn base64url(bytes: impl AsRef<[u8]>) -> String {
@@ -38,28 +41,39 @@ pub(crate) fn base64url(bytes: impl AsRef<[u8]>) -> String {
 }
 
 pub(crate) fn sign(algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
-    let random = SystemRandom::new();
-    let rsa = |padding| {
-        let mut signature = vec![0; RSA.public_modulus_len()];
-        RSA.sign(padding, &random, message, &mut signature).unwrap();
-        signature
-    };
+    let ecdsa = |pair: &EcdsaKeyPair| pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec();
     match algorithm {
-        Algorithm::Rs256 => rsa(&RSA_PKCS1_SHA256),
-        Algorithm::Ps256 => rsa(&RSA_PSS_SHA256),
-        Algorithm::Es256 => P256.sign(&random, message).unwrap().as_ref().to_vec(),
-        Algorithm::Es384 => P384.sign(&random, message).unwrap().as_ref().to_vec(),
+        Algorithm::Es256 => ecdsa(&P256),
+        Algorithm::Es384 => ecdsa(&P384),
+        Algorithm::Es512 => ecdsa(&P521),
         Algorithm::Ed25519 => ED25519.sign(message).as_ref().to_vec(),
+        _ => rsa_signature(&RSA, algorithm, message),
     }
+}
+
+pub(crate) fn rsa_signature(pair: &RsaKeyPair, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
+    let encoding: &'static dyn RsaEncoding = match algorithm {
+        Algorithm::Rs256 => &RSA_PKCS1_SHA256,
+        Algorithm::Rs384 => &RSA_PKCS1_SHA384,
+        Algorithm::Rs512 => &RSA_PKCS1_SHA512,
+        Algorithm::Ps256 => &RSA_PSS_SHA256,
+        Algorithm::Ps384 => &RSA_PSS_SHA384,
+        Algorithm::Ps512 => &RSA_PSS_SHA512,
+        other => panic!("{other} is not for RSA"),
+    };
+    let mut signature = vec![0; pair.public_modulus_len()];
+    pair.sign(encoding, &SystemRandom::new(), message, &mut signature).unwrap();
+    signature
 }
 
 /// The bytes of the public key: PKCS #1 for RSA, else the point.
 pub(crate) fn public_bytes(algorithm: Algorithm) -> Vec<u8> {
     match algorithm {
-        Algorithm::Rs256 | Algorithm::Ps256 => RSA.public_key().as_ref().to_vec(),
         Algorithm::Es256 => P256.public_key().as_ref().to_vec(),
         Algorithm::Es384 => P384.public_key().as_ref().to_vec(),
+        Algorithm::Es512 => P521.public_key().as_ref().to_vec(),
         Algorithm::Ed25519 => ED25519.public_key().as_ref().to_vec(),
+        _ => RSA.public_key().as_ref().to_vec(),
     }
 }
 
@@ -74,9 +88,9 @@ pub(crate) fn rsa_numbers() -> (Vec<u8>, Vec<u8>) {
 pub(crate) fn public_key(algorithm: Algorithm) -> Jwk {
     let bytes = public_bytes(algorithm);
     let imported = match algorithm {
-        Algorithm::Rs256 | Algorithm::Ps256 => DecodingKey::from_rsa_der(&bytes),
-        Algorithm::Es256 | Algorithm::Es384 => DecodingKey::from_ec_der(&bytes),
+        Algorithm::Es256 | Algorithm::Es384 | Algorithm::Es512 => DecodingKey::from_ec_der(&bytes),
         Algorithm::Ed25519 => DecodingKey::from_ed_der(&bytes),
+        _ => DecodingKey::from_rsa_der(&bytes),
     };
     jwk(&imported, algorithm, Some(algorithm.name())).unwrap()
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{Claims, ClaimsError};
 use crate::{
-    principal::{Audience, IssuerId, Principal, Thumbprint, TokenId},
+    principal::{Audience, IssuerId, Principal, SessionId, Thumbprint, TokenId},
     time::UnixTime,
 };
 
@@ -28,12 +28,13 @@ pub(super) struct Parts {
     pub(super) issuer: IssuerId,
     pub(super) audience: Audience,
     pub(super) token_id: Option<TokenId>,
+    pub(super) session_id: Option<SessionId>,
     pub(super) expires_at: UnixTime,
     pub(super) not_before: Option<UnixTime>,
     pub(super) issued_at: Option<UnixTime>,
     pub(super) thumbprint: Thumbprint,
     pub(super) key_id: Option<Arc<str>>,
-    pub(super) key_thumbprint: Thumbprint,
+    pub(super) key_thumbprint: Option<Thumbprint>,
     pub(super) claims: Map<String, Value>,
 }
 
@@ -54,16 +55,24 @@ impl VerifiedToken {
         &self.0.issuer
     }
 
-    /// The member of `aud` that names us.
+    /// The member of `aud` that names us; the client where clients stand in for the audience
+    /// ([`Issuer::cognito`](super::Issuer::cognito)).
     #[must_use]
     pub fn audience(&self) -> &Audience {
         &self.0.audience
     }
 
-    /// The token's own id (`jti`), when it has one.
+    /// The token's own id (`jti`, `uti` at Entra), when it has one.
     #[must_use]
     pub fn token_id(&self) -> Option<&TokenId> {
         self.0.token_id.as_ref()
+    }
+
+    /// The session that the token was issued in (`sid`,
+    /// [OpenID Connect Back-Channel Logout §2.1](https://openid.net/specs/openid-connect-backchannel-1_0.html)), when it names one.
+    #[must_use]
+    pub fn session_id(&self) -> Option<&SessionId> {
+        self.0.session_id.as_ref()
     }
 
     /// `exp`.
@@ -97,10 +106,11 @@ impl VerifiedToken {
         self.0.key_id.as_deref()
     }
 
-    /// RFC 7638 thumbprint of the key that verified the signature.
+    /// RFC 7638 thumbprint of the key that verified the signature. `None` under a shared secret: a published hash of it would let anyone
+    /// guess it at leisure.
     #[must_use]
-    pub fn key_thumbprint(&self) -> &Thumbprint {
-        &self.0.key_thumbprint
+    pub fn key_thumbprint(&self) -> Option<&Thumbprint> {
+        self.0.key_thumbprint.as_ref()
     }
 
     /// Every claim, as the issuer wrote it. The registered ones have been checked.
@@ -139,12 +149,13 @@ impl VerifiedToken {
             issuer: IssuerId::new("https://issuer.example/"),
             audience: Audience::new("https://api.example"),
             token_id: Some(TokenId::new(token_id)),
+            session_id: None,
             expires_at: UnixTime::from_secs(1_800_000_000),
             not_before: None,
             issued_at: None,
             thumbprint: Thumbprint::new("token-thumbprint"),
             key_id: Some("kid-1".into()),
-            key_thumbprint: Thumbprint::new("key-thumbprint"),
+            key_thumbprint: Some(Thumbprint::new("key-thumbprint")),
             claims: Map::new(),
         })
     }

@@ -1,13 +1,24 @@
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
-use super::{AccessToken, Claimed, Issuer, TokenError, VerifiedToken, issuer::Expectations, jws::Jws, verified::Parts};
+use super::{
+    AccessToken, Claimed, Issuer, TokenError, VerifiedToken,
+    issuer::{Expectations, KeyMode},
+    jws::Jws,
+    verified::Parts,
+};
 use crate::{
     ConfigError,
     health::Health,
-    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, JwkSet, KeyErrorKind, Lookup},
+    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyError, KeyErrorKind, Lookup, Metrics, SharedSecret},
     principal::{Audience, IssuerId},
+    revocation::{Presented, RevocationList},
     time::{Clock, SystemClock, UnixTime},
 };
 
@@ -19,10 +30,12 @@ use crate::{
 /// 2. `iss` against the configured issuers, byte by byte: of other issuers' tokens nothing more is looked at, and no I/O is done;
 /// 3. `typ` and `alg` against what that issuer may use;
 /// 4. the signature, under a key of that issuer that is meant for that algorithm;
-/// 5. every claim that is used: its form, then `aud`, the kind of token, `exp`, `nbf`, `iat` and the life in between;
-/// 6. that the token is not bound to a key (`cnf`), because nothing here proves its possession.
+/// 5. every claim that is used: its form, then `aud`, client and tenant where they are listed, the kind of token, `exp`, `nbf`, `iat`
+///    and the life in between;
+/// 6. that the token is not bound to a key (`cnf`), because nothing here proves its possession;
+/// 7. that nobody revoked it, where there is a [`RevocationList`].
 ///
-/// What it leaves to the caller: scope, policy, revocation, and whether this tenant, client or subject is welcome.
+/// What it leaves to the caller: scope, policy, and whether this subject is welcome.
 ///
 /// Cheap to clone; clones share their keys. Works without HTTP:
 ///
@@ -47,11 +60,24 @@ struct Trust {
     /// By every `iss` that one of them writes.
     by_id: HashMap<IssuerId, Arc<Trusted>>,
     max_token_size: usize,
+    revocations: Option<RevocationList>,
 }
 
 struct Trusted {
     expectations: Expectations,
-    keys: Arc<Cache>,
+    keys: Keys,
+}
+
+/// Public keys or one secret: there is no issuer that could have both.
+enum Keys {
+    Public(Arc<Cache>),
+    Secret(SharedSecret),
+}
+
+/// What has to show that the issuer made the token.
+enum Proof<'a> {
+    Signature(&'a Arc<Cache>, Algorithm),
+    Mac(&'a SharedSecret),
 }
 
 impl Verifier {
@@ -62,7 +88,7 @@ impl Verifier {
     }
 
     pub(crate) fn builder_of(issuers: Vec<Issuer>) -> VerifierBuilder {
-        VerifierBuilder { issuers, clock: Arc::new(SystemClock), max_token_size: DEFAULT_TOKEN_SIZE }
+        VerifierBuilder { issuers, clock: Arc::new(SystemClock), max_token_size: DEFAULT_TOKEN_SIZE, revocations: None }
     }
 
     /// Verifies a token as of `now`, and waits for the issuer's keys where that may bring the one that is missing.
@@ -75,17 +101,21 @@ impl Verifier {
     pub async fn verify(&self, token: &AccessToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
         let mut buffer = Vec::new();
         let candidate = self.0.examine(token, &mut buffer)?;
+        let issuer = Arc::clone(&candidate.issuer);
+        let (keys, algorithm) = match issuer.proof(&candidate.jws)? {
+            Proof::Signature(keys, algorithm) => (keys, algorithm),
+            Proof::Mac(secret) => return self.0.admit(&issuer, candidate.verify_mac(secret, now), now),
+        };
         let kid = candidate.kid();
-        let keys = &candidate.issuer.keys;
-        let keys = match keys.lookup(kid, candidate.algorithm) {
+        let keys = match keys.lookup(kid, algorithm) {
             Lookup::Wait => {
                 keys.refresh(kid.map(Into::into)).await;
-                keys.lookup_settled(kid, candidate.algorithm)
+                keys.lookup_settled(kid, algorithm)
             }
             settled => settled,
         };
         match keys {
-            Lookup::Keys(keys) => candidate.verify(&keys, now),
+            Lookup::Keys(keys) => self.0.admit(&issuer, candidate.verify(&keys, algorithm, now), now),
             Lookup::Unknown => Err(TokenError::UnknownKey),
             Lookup::Unavailable(kind) => Err(TokenError::KeysUnavailable(kind)),
             // A settled look-up never asks to wait again; should it, then we have no keys.
@@ -101,8 +131,14 @@ impl Verifier {
             Ok(candidate) => candidate,
             Err(error) => return Some(Err(error)),
         };
-        match candidate.issuer.keys.lookup(candidate.kid(), candidate.algorithm) {
-            Lookup::Keys(keys) => Some(candidate.verify(&keys, now)),
+        let issuer = Arc::clone(&candidate.issuer);
+        let (keys, algorithm) = match issuer.proof(&candidate.jws) {
+            Ok(Proof::Signature(keys, algorithm)) => (keys, algorithm),
+            Ok(Proof::Mac(secret)) => return Some(self.0.admit(&issuer, candidate.verify_mac(secret, now), now)),
+            Err(error) => return Some(Err(error)),
+        };
+        match keys.lookup(candidate.kid(), algorithm) {
+            Lookup::Keys(keys) => Some(self.0.admit(&issuer, candidate.verify(&keys, algorithm, now), now)),
             Lookup::Unknown => Some(Err(TokenError::UnknownKey)),
             Lookup::Unavailable(kind) => Some(Err(TokenError::KeysUnavailable(kind))),
             Lookup::Wait => None,
@@ -119,8 +155,8 @@ impl Verifier {
     #[must_use]
     pub fn health(&self) -> Health {
         let mut worst = Health::Ready;
-        for issuer in &self.0.issuers {
-            worst = match (worst, issuer.keys.health()) {
+        for keys in self.0.issuers.iter().filter_map(|issuer| issuer.cache()) {
+            worst = match (worst, keys.health()) {
                 (Health::Unavailable(first), _) => Health::Unavailable(first),
                 (_, unavailable @ Health::Unavailable(_)) => unavailable,
                 (Health::Ready, health) => health,
@@ -128,6 +164,40 @@ impl Verifier {
             };
         }
         worst
+    }
+
+    /// What each issuer's key cache has done and holds, in the order of configuration: for whatever exports metrics. An issuer with
+    /// several names goes by its first.
+    pub fn key_metrics(&self) -> impl Iterator<Item = (&IssuerId, Metrics)> {
+        self.0.issuers.iter().filter_map(|issuer| Some((issuer.expectations.ids.first()?, issuer.cache()?.metrics())))
+    }
+
+    /// Waits until the keys of every issuer are there.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the first issuer without, when the deadline has passed.
+    pub(crate) async fn await_keys(&self, deadline: Duration) -> Result<(), ConfigError> {
+        let start = tokio::time::Instant::now();
+        for issuer in &self.0.issuers {
+            // The loads of all run from the start, each in its own task: waiting for one after the other takes no longer.
+            let left = deadline.saturating_sub(start.elapsed());
+            let Some(keys) = issuer.cache() else { continue };
+            keys.ready(left).await.map_err(|kind| {
+                let remedy = format!(
+                    "its keys are not there after {deadline:?} ({kind}): see that this machine reaches the issuer and that its \
+                     URL is right, allow more time, or start without it (`build`) and answer 503 until they are there"
+                );
+                let name = issuer.expectations.ids.first().map(ToString::to_string).unwrap_or_default();
+                ConfigError::Unusable {
+                    field: "issuer.keys".into(),
+                    value: name,
+                    remedy: remedy.into(),
+                    source: KeyError::of(kind, "the log has the cause of each failure").into(),
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// The issuers whose tokens are accepted, in the order of configuration.
@@ -162,8 +232,50 @@ impl Trust {
         if !expectations.profile.accepts_type(jws.header.typ.as_deref()) {
             return Err(TokenError::Type);
         }
-        let algorithm = jws.algorithm(&expectations.algorithms)?;
-        Ok(Candidate { jws, claims, id: id.clone(), issuer: Arc::clone(issuer), algorithm })
+        issuer.proof(&jws)?;
+        Ok(Candidate { jws, claims, id: id.clone(), issuer: Arc::clone(issuer) })
+    }
+
+    /// Asked of every token on every request. Whoever remembers verified tokens remembers what comes in here, never what comes out: a
+    /// token that was revoked since must not be let in from memory.
+    fn admit(
+        &self,
+        issuer: &Trusted,
+        verified: Result<VerifiedToken, TokenError>,
+        now: UnixTime,
+    ) -> Result<VerifiedToken, TokenError> {
+        let token = verified?;
+        let Some(revocations) = &self.revocations else {
+            return Ok(token);
+        };
+        let presented = Presented {
+            issuers: &issuer.expectations.ids,
+            thumbprint: token.thumbprint(),
+            token_id: token.token_id(),
+            subject: token.principal().subject(),
+            client: token.principal().client(),
+            session: token.session_id(),
+            issued_at: token.issued_at(),
+        };
+        if revocations.refuses(&presented, now) { Err(TokenError::Revoked) } else { Ok(token) }
+    }
+}
+
+impl Trusted {
+    /// The issuer's own keys decide what a signature has to be, and the header may only agree.
+    fn proof(&self, jws: &Jws<'_>) -> Result<Proof<'_>, TokenError> {
+        match &self.keys {
+            Keys::Public(keys) => Ok(Proof::Signature(keys, jws.algorithm(&self.expectations.algorithms)?)),
+            Keys::Secret(secret) if jws.header.alg == "HS256" => Ok(Proof::Mac(secret)),
+            Keys::Secret(_) => Err(TokenError::Algorithm),
+        }
+    }
+
+    fn cache(&self) -> Option<&Arc<Cache>> {
+        match &self.keys {
+            Keys::Public(keys) => Some(keys),
+            Keys::Secret(_) => None,
+        }
     }
 }
 
@@ -174,7 +286,6 @@ struct Candidate<'a> {
     /// The one of its names that the token gives.
     id: IssuerId,
     issuer: Arc<Trusted>,
-    algorithm: Algorithm,
 }
 
 impl Candidate<'_> {
@@ -183,22 +294,35 @@ impl Candidate<'_> {
     }
 
     /// The signature before any claim: of a forged token it matters not whether it has expired.
-    fn verify(self, keys: &JwkSet, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        let key = self.jws.signing_key(self.algorithm, keys)?.clone();
-        let expectations = &self.issuer.expectations;
+    fn verify(self, keys: &JwkSet, algorithm: Algorithm, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+        let keys = self.issuer.expectations.keys_for(&self.id, keys);
+        let key = self.jws.signing_key(algorithm, &keys)?.clone();
+        self.accept(Some(&key), now)
+    }
+
+    fn verify_mac(self, secret: &SharedSecret, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+        if !self.jws.is_made_with(secret) {
+            return Err(TokenError::Signature);
+        }
+        self.accept(None, now)
+    }
+
+    /// After the signature: `key` made it, or the secret did, of which there is nothing to tell.
+    fn accept(self, key: Option<&Jwk>, now: UnixTime) -> Result<VerifiedToken, TokenError> {
         let thumbprint = self.jws.segments.thumbprint();
-        let accepted = expectations.accept(&self.id, &self.claims, now, &thumbprint)?;
+        let accepted = self.issuer.expectations.accept(&self.id, &self.claims, now, &thumbprint)?;
         Ok(VerifiedToken::from_verification(Parts {
             principal: accepted.principal,
             issuer: self.id,
             audience: accepted.audience,
             token_id: accepted.token_id,
+            session_id: accepted.session_id,
             expires_at: accepted.expires_at,
             not_before: accepted.not_before,
             issued_at: accepted.issued_at,
             thumbprint,
-            key_id: key.kid().cloned(),
-            key_thumbprint: key.thumbprint().clone(),
+            key_id: key.and_then(Jwk::kid).cloned(),
+            key_thumbprint: key.map(Jwk::thumbprint).cloned(),
             claims: self.claims,
         }))
     }
@@ -209,6 +333,7 @@ pub struct VerifierBuilder {
     issuers: Vec<Issuer>,
     clock: Arc<dyn Clock>,
     max_token_size: usize,
+    revocations: Option<RevocationList>,
 }
 
 impl VerifierBuilder {
@@ -235,13 +360,22 @@ impl VerifierBuilder {
         self
     }
 
-    /// Checks the configuration and starts to load keys.
+    /// Refuses what is on this list, which others may go on filling. Default none: a token is good until it expires.
+    #[must_use]
+    pub fn with_revocations(mut self, revocations: RevocationList) -> Self {
+        self.revocations = Some(revocations);
+        self
+    }
+
+    /// Checks the configuration and starts to load keys. An issuer that is away is no error: its tokens are answered
+    /// [`KeysUnavailable`](TokenError::KeysUnavailable) (503) until it is back. [`build_with_keys`](Self::build_with_keys) waits instead.
     ///
     /// # Errors
     ///
     /// [`ConfigError`] names the field at fault: an issuer that is no https URL (http is for loopback alone) or is configured twice, a
-    /// blank audience, no algorithm, leeway over 120 s, no lifetime, a token size out of bounds, a feature that is missing; for keys
-    /// that come over the network also the lack of a Tokio runtime.
+    /// blank audience, no algorithm, leeway over 120 s, a lifetime or an age out of bounds or longer than the list of revocations is good
+    /// for, a switch that means nothing at this kind of issuer, a token size out of bounds, a feature that is missing; for keys that come
+    /// over the network also the lack of a Tokio runtime.
     pub fn build(self) -> Result<Verifier, ConfigError> {
         if !IS_CRYPTO_AVAILABLE {
             return Err(ConfigError::FeatureMissing { field: "verifier".into(), feature: "aws-lc-rs" });
@@ -252,10 +386,26 @@ impl VerifierBuilder {
         }
         let mut issuers: Vec<Arc<Trusted>> = Vec::new();
         let mut by_id = HashMap::new();
+        let mut seeds = HashSet::new();
         for issuer in self.issuers {
             let name = issuer.url().to_owned();
-            let (expectations, source) = issuer.into_parts()?;
-            let keys = Cache::builder(source).with_name(name).build(Arc::clone(&self.clock))?;
+            let seed = issuer.key_seed().cloned();
+            let (expectations, mode) = issuer.into_parts()?;
+            check_lifetime(&expectations, self.revocations.as_ref())?;
+            let keys = match mode {
+                KeyMode::Source(source) => {
+                    let mut cache = Cache::builder(source).with_name(name);
+                    if let Some(path) = seed {
+                        if !seeds.insert(path.clone()) {
+                            let remedy = "give each issuer a file of its own: one would overwrite the other's keys";
+                            return Err(ConfigError::invalid("issuer.key_seed", path.display().to_string(), remedy));
+                        }
+                        cache = cache.with_seed(path);
+                    }
+                    Keys::Public(cache.build(Arc::clone(&self.clock))?)
+                }
+                KeyMode::Secret(secret) => Keys::Secret(secret),
+            };
             let trusted = Arc::new(Trusted { expectations, keys });
             for id in &trusted.expectations.ids {
                 if by_id.insert(id.clone(), Arc::clone(&trusted)).is_some() {
@@ -265,7 +415,26 @@ impl VerifierBuilder {
             }
             issuers.push(trusted);
         }
-        Ok(Verifier(Arc::new(Trust { issuers, by_id, max_token_size: self.max_token_size })))
+        Ok(Verifier(Arc::new(Trust {
+            issuers,
+            by_id,
+            max_token_size: self.max_token_size,
+            revocations: self.revocations,
+        })))
+    }
+
+    /// As [`build`](Self::build), and waits until the keys of every issuer are there: for a service that must not start without them.
+    /// A load that fails is tried again, with the usual backoff, until the deadline. Keys of a seed
+    /// ([`Issuer::with_key_seed`]) count once the first load has failed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`build`](Self::build), and [`ConfigError::Unusable`] when the deadline has passed: it names the first issuer whose keys are
+    /// not there, the kind of the last failure, and the remedy.
+    pub async fn build_with_keys(self, deadline: Duration) -> Result<Verifier, ConfigError> {
+        let verifier = self.build()?;
+        verifier.await_keys(deadline).await?;
+        Ok(verifier)
     }
 }
 
@@ -275,6 +444,17 @@ impl fmt::Debug for VerifierBuilder {
             .field("issuers", &self.issuers)
             .field("max_token_size", &self.max_token_size)
             .finish_non_exhaustive()
+    }
+}
+
+/// A revocation that is forgotten before its tokens have expired would let them in again.
+fn check_lifetime(expectations: &Expectations, revocations: Option<&RevocationList>) -> Result<(), ConfigError> {
+    match revocations.map(RevocationList::max_lifetime) {
+        Some(covered) if covered < expectations.max_lifetime => {
+            let remedy = format!("raise it to {:?}, the longest life of an issuer's tokens", expectations.max_lifetime);
+            Err(ConfigError::invalid("revocations.max_lifetime", format!("{covered:?}"), remedy))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -299,6 +479,8 @@ mod tests {
     use super::*;
     use crate::{
         key::{KeyError, KeySource, LoadRequest, LoadedKeys},
+        principal::{ClientId, SessionId, Subject, TokenId},
+        revocation::Revocation,
         token::test_tokens::{
             NOW, base64url, header, now, public_bytes, public_key, public_keys, seal, sign, token, with,
         },
@@ -332,7 +514,7 @@ mod tests {
             let verified = verifier().verify_now(&sealed(algorithm, json!({})), now()).unwrap().unwrap();
             assert_eq!(verified.issuer().as_str(), ISSUER);
             assert_eq!(verified.key_id(), Some(algorithm.name()));
-            assert_eq!(verified.key_thumbprint(), public_key(algorithm).thumbprint());
+            assert_eq!(verified.key_thumbprint(), Some(public_key(algorithm).thumbprint()));
             assert_eq!(verified.claims()["admin"], "yes");
         }
         assert_eq!(refused(&verifier(), &sealed(Algorithm::Ed25519, json!({"alg": "EdDSA"}))), None);
@@ -430,9 +612,10 @@ mod tests {
             "HS256",
             "HS384",
             "HS512",
-            "RS512",
-            "ES512",
+            "RS1",
             "ES256K",
+            "Ed448",
+            "ML-DSA-65",
             "rs256",
             "RS256 ",
             "dir",
@@ -472,6 +655,51 @@ mod tests {
             let signature = base64url(aws_lc_rs::hmac::sign(&key, input.as_bytes()));
             let forged = AccessToken::new(format!("{input}.{signature}")).unwrap();
             assert_eq!(refused(&verifier(), &forged), Some(TokenError::Algorithm));
+        }
+    }
+
+    fn macced(secret: &SharedSecret, header: Value, claims: &Value) -> AccessToken {
+        let input = format!("{}.{}", base64url(header.to_string()), base64url(claims.to_string()));
+        AccessToken::new(format!("{input}.{}", base64url(secret.sign(input.as_bytes())))).unwrap()
+    }
+
+    #[test]
+    fn under_a_shared_secret_hs256_is_accepted_and_nothing_else() {
+        let secret = |byte| SharedSecret::new([byte; 32]).unwrap();
+        let own = Verifier::builder(issuer().with_shared_secret(secret(1))).build().unwrap();
+        let good = macced(&secret(1), json!({"alg": "HS256", "kid": "any", "typ": "at+jwt"}), &claims());
+        let verified = own.verify_now(&good, now()).unwrap().unwrap();
+        assert_eq!((verified.key_id(), verified.key_thumbprint()), (None, None));
+        assert_eq!(own.health(), Health::Ready);
+
+        let forged = macced(&secret(2), json!({"alg": "HS256"}), &claims());
+        assert_eq!(refused(&own, &forged), Some(TokenError::Signature));
+        let expired = macced(&secret(1), json!({"alg": "HS256"}), &with(&claims(), json!({"exp": 1})));
+        assert_eq!(refused(&own, &expired), Some(TokenError::Expired));
+        for alg in ["HS384", "HS512", "hs256", "HS256 ", "none", "RS256", "Ed25519", "dir", "PBES2-HS256+A128KW"] {
+            let other = macced(&secret(1), json!({"alg": alg}), &claims());
+            assert_eq!(refused(&own, &other), Some(TokenError::Algorithm), "{alg}");
+        }
+        for algorithm in Algorithm::ALL {
+            assert_eq!(refused(&own, &sealed(algorithm, json!({}))), Some(TokenError::Algorithm), "{algorithm}");
+        }
+        assert_eq!(refused(&verifier(), &good), Some(TokenError::Algorithm), "an issuer with keys");
+    }
+
+    #[tokio::test]
+    async fn a_shared_secret_is_that_of_its_issuer_alone() {
+        let secret = |byte| SharedSecret::new([byte; 32]).unwrap();
+        let other = Issuer::oauth("https://other.example/", "https://api.example").with_shared_secret(secret(2));
+        let both = Verifier::builder(issuer().with_shared_secret(secret(1))).add_issuer(other).build().unwrap();
+        let others = with(&claims(), json!({"iss": "https://other.example/"}));
+        for (byte, claims, error) in [
+            (1, &claims(), None),
+            (2, &others, None),
+            (1, &others, Some(TokenError::Signature)),
+            (2, &claims(), Some(TokenError::Signature)),
+        ] {
+            let token = macced(&secret(byte), json!({"alg": "HS256"}), claims);
+            assert_eq!(both.verify(&token, now()).await.err(), error, "secret {byte}");
         }
     }
 
@@ -562,6 +790,14 @@ mod tests {
             ),
             ("issuer twice", Verifier::builder(issuer()).add_issuer(issuer()), "issuer.url"),
             (
+                "one seed for two",
+                Verifier::builder(issuer().with_key_seed("keys.json")).add_issuer(
+                    Issuer::oauth("https://other.example/", "api").with_keys(public_keys()).with_key_seed("keys.json"),
+                ),
+                "issuer.key_seed",
+            ),
+            ("seed without a name", Verifier::builder(issuer().with_key_seed("/")), "key.seed"),
+            (
                 "second issuer",
                 Verifier::builder(issuer()).add_issuer(issuer().with_leeway(Duration::MAX)),
                 "issuer.leeway",
@@ -570,6 +806,62 @@ mod tests {
         for (name, builder, field) in table {
             assert_eq!(builder.build().unwrap_err().field(), field, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_revoked_token_is_refused_whatever_it_was_revoked_by() {
+        let claims = with(&claims(), json!({"client_id": "c1", "sid": "s1", "iat": NOW - 60}));
+        let good = token(&claims);
+        let issuer = IssuerId::new(ISSUER);
+        let (verified, before) = (verifier().verify_now(&good, now()).unwrap().unwrap(), now());
+        assert_eq!(verified.session_id().map(SessionId::as_str), Some("s1"));
+        for revocation in [
+            Revocation::token_id(&issuer, &TokenId::new("j1")),
+            Revocation::thumbprint(verified.thumbprint()),
+            Revocation::subject(&issuer, &Subject::new("u1"), before),
+            Revocation::client(&issuer, &ClientId::new("c1"), before),
+            Revocation::session(&issuer, &SessionId::new("s1"), before),
+        ] {
+            let revocations = RevocationList::new();
+            let verifier = Verifier::builder(self::issuer()).with_revocations(revocations.clone()).build().unwrap();
+            assert_eq!(refused(&verifier, &good), None);
+            revocations.revoke(&revocation, now()).unwrap();
+            assert_eq!(refused(&verifier, &good), Some(TokenError::Revoked), "{revocation:?}");
+            assert_eq!(verifier.verify(&good, now()).await.err(), Some(TokenError::Revoked), "{revocation:?}");
+            let other = with(&claims, json!({"jti": "j2", "sub": "u2", "client_id": "c2", "sid": "s2"}));
+            assert_eq!(refused(&verifier, &token(&other)), None, "{revocation:?}");
+            assert!(revocations.forget(&revocation));
+            assert_eq!(refused(&verifier, &good), None);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_token_otherwise_is_said_before_that_it_was_revoked() {
+        let revocations = RevocationList::new();
+        let verifier = Verifier::builder(issuer()).with_revocations(revocations.clone()).build().unwrap();
+        let subject = Revocation::subject(&IssuerId::new(ISSUER), &Subject::new("u1"), now());
+        revocations.revoke(&subject, now()).unwrap();
+        for (name, changes, expected) in [
+            ("in order, without `iat`", json!({}), TokenError::Revoked),
+            ("issued before", json!({"iat": NOW - 1}), TokenError::Revoked),
+            ("expired", json!({"exp": NOW - 60}), TokenError::Expired),
+            ("bound", json!({"cnf": {"jkt": "x"}}), TokenError::Bound),
+            ("for somebody else", json!({"aud": "https://other.example"}), TokenError::Audience),
+        ] {
+            assert_eq!(refused(&verifier, &token(&with(&claims(), changes))), Some(expected), "{name}");
+        }
+        assert_eq!(refused(&verifier, &token(&with(&claims(), json!({"iat": NOW})))), None, "issued since");
+    }
+
+    #[test]
+    fn a_list_that_forgets_sooner_than_tokens_expire_does_not_build() {
+        let hour = Duration::from_secs(3600);
+        let list = || RevocationList::builder().with_max_lifetime(hour).build().unwrap();
+        let build = |issuer: Issuer| Verifier::builder(issuer).with_revocations(list()).build().map(drop);
+        let error = build(issuer()).unwrap_err();
+        assert_eq!(error.field(), "revocations.max_lifetime");
+        assert!(error.to_string().contains("86400s"), "{error}");
+        assert!(build(issuer().with_max_lifetime(hour)).is_ok());
     }
 
     #[cfg(not(any(feature = "aws-lc-rs", feature = "rust-crypto")))]

@@ -32,6 +32,8 @@ mod properties;
 
 mod recipes;
 
+mod revocation;
+
 mod scope;
 
 mod stack;

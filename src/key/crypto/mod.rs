@@ -1,9 +1,14 @@
-//! Public-key operations, behind one type: a key is prepared once, when its set is loaded, for exactly one algorithm.
+//! Public-key operations, behind one type: a key is checked and prepared once, when its set is loaded, for the algorithms that it may
+//! be used with. Beside it, and never mixed with it, the HMAC of a shared secret.
 //!
 //! What the two backends judge differently is settled here, so that switching one for the other changes no verdict.
 
 #[cfg(feature = "aws-lc-rs")]
 mod aws_lc_rs;
+#[cfg(test)]
+pub(super) mod corpus;
+#[cfg(all(test, feature = "aws-lc-rs", feature = "rust-crypto"))]
+mod differential;
 // With both features on, this one only stands beside the other in the test that compares them.
 #[cfg(all(feature = "rust-crypto", any(test, not(feature = "aws-lc-rs"))))]
 mod rust_crypto;
@@ -11,11 +16,11 @@ mod rust_crypto;
 mod unavailable;
 
 #[cfg(feature = "aws-lc-rs")]
-use self::aws_lc_rs::PreparedKey;
+use self::aws_lc_rs::{Mac, PreparedKey};
 #[cfg(all(feature = "rust-crypto", not(feature = "aws-lc-rs")))]
-use self::rust_crypto::PreparedKey;
+use self::rust_crypto::{Mac, PreparedKey};
 #[cfg(not(any(feature = "aws-lc-rs", feature = "rust-crypto")))]
-use self::unavailable::PreparedKey;
+use self::unavailable::{Mac, PreparedKey};
 use super::Algorithm;
 
 /// False when neither crypto feature is on: no key can be prepared then, and nothing verifies.
@@ -31,6 +36,8 @@ pub(super) enum PublicKey {
     P256 { point: [u8; 65] },
     /// Uncompressed SEC 1: `04 ‖ x ‖ y`.
     P384 { point: [u8; 97] },
+    /// Uncompressed SEC 1: `04 ‖ x ‖ y`.
+    P521 { point: [u8; 133] },
     /// Compressed, [RFC 8032 §5.1.2](https://www.rfc-editor.org/rfc/rfc8032#section-5.1.2).
     Ed25519 { point: [u8; 32] },
 }
@@ -57,14 +64,17 @@ impl PublicKey {
 
     /// From an uncompressed point; its length tells the curve.
     pub(super) fn ec(point: &[u8]) -> Result<Self, &'static str> {
-        const ODD: &str = "the point is not an uncompressed point of P-256 or P-384";
+        const ODD: &str = "the point is not an uncompressed point of P-256, P-384 or P-521";
         if point.first() != Some(&4) {
             return Err(ODD);
         }
         if let Ok(point) = point.try_into() {
             return Ok(Self::P256 { point });
         }
-        point.try_into().map(|point| Self::P384 { point }).map_err(|_| ODD)
+        if let Ok(point) = point.try_into() {
+            return Ok(Self::P384 { point });
+        }
+        point.try_into().map(|point| Self::P521 { point }).map_err(|_| ODD)
     }
 
     pub(super) fn ed25519(point: &[u8]) -> Result<Self, &'static str> {
@@ -75,12 +85,26 @@ impl PublicKey {
         Ok(Self::Ed25519 { point })
     }
 
+    /// The one algorithm that is named, if it fits; without a name all that do.
+    fn algorithms_of(&self, named: Option<Algorithm>) -> Option<&'static [Algorithm]> {
+        let fitting = self.algorithms();
+        named.map_or(Some(fitting), |named| fitting.chunks(1).find(|one| one.contains(&named)))
+    }
+
     /// The algorithms that fit the key's type and curve.
-    pub(super) const fn algorithms(&self) -> &'static [Algorithm] {
+    const fn algorithms(&self) -> &'static [Algorithm] {
         match self {
-            Self::Rsa { .. } => &[Algorithm::Rs256, Algorithm::Ps256],
+            Self::Rsa { .. } => &[
+                Algorithm::Rs256,
+                Algorithm::Rs384,
+                Algorithm::Rs512,
+                Algorithm::Ps256,
+                Algorithm::Ps384,
+                Algorithm::Ps512,
+            ],
             Self::P256 { .. } => &[Algorithm::Es256],
             Self::P384 { .. } => &[Algorithm::Es384],
+            Self::P521 { .. } => &[Algorithm::Es512],
             Self::Ed25519 { .. } => &[Algorithm::Ed25519],
         }
     }
@@ -91,24 +115,49 @@ fn without_leading_zeros(number: &[u8]) -> &[u8] {
     number.get(zeros..).unwrap_or_default()
 }
 
-/// A public key, parsed once and bound to one algorithm.
+/// A public key, checked and parsed once, and bound to the algorithms that it may be used with.
 pub(super) struct VerifyingKey {
-    algorithm: Algorithm,
+    algorithms: &'static [Algorithm],
     key: PreparedKey,
 }
 
 impl VerifyingKey {
-    /// `None` when the key does not fit the algorithm, or its point is not on the curve.
-    pub(super) fn new(algorithm: Algorithm, key: &PublicKey) -> Option<Self> {
-        Some(Self { algorithm, key: PreparedKey::new(algorithm, key)? })
+    /// For one algorithm, or for all that fit the key's type and curve.
+    pub(super) fn new(algorithm: Option<Algorithm>, key: &PublicKey) -> Result<Self, &'static str> {
+        let algorithms = key.algorithms_of(algorithm).ok_or("`alg` does not fit the key's type and curve")?;
+        let key = algorithms.first().and_then(|first| PreparedKey::new(*first, key));
+        Ok(Self { algorithms, key: key.ok_or("the numbers are not those of a public key")? })
     }
 
-    pub(super) const fn algorithm(&self) -> Algorithm {
-        self.algorithm
+    /// Never empty.
+    pub(super) const fn algorithms(&self) -> &'static [Algorithm] {
+        self.algorithms
     }
 
-    pub(super) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        is_well_formed(self.algorithm, signature) && self.key.verify(message, signature)
+    pub(super) fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+        self.algorithms.contains(&algorithm)
+            && is_well_formed(algorithm, signature)
+            && self.key.verify(algorithm, message, signature)
+    }
+}
+
+/// The key of an HMAC with SHA-256, prepared once. Its bytes cannot be read out again.
+pub(super) struct MacKey(Mac);
+
+impl MacKey {
+    /// `None` where no crypto is compiled in.
+    pub(super) fn new(secret: &[u8]) -> Option<Self> {
+        Mac::new(secret).map(Self)
+    }
+
+    /// Compares in constant time: how much of a guess is right must not show.
+    pub(super) fn verify(&self, message: &[u8], tag: &[u8]) -> bool {
+        self.0.verify(message, tag)
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.0.sign(message)
     }
 }
 
@@ -118,9 +167,15 @@ impl VerifyingKey {
 /// A small-order `R` can be made by the key's owner alone, but the backends disagree on it.
 fn is_well_formed(algorithm: Algorithm, signature: &[u8]) -> bool {
     match algorithm {
-        Algorithm::Rs256 | Algorithm::Ps256 => (256..=1024).contains(&signature.len()),
+        Algorithm::Rs256
+        | Algorithm::Rs384
+        | Algorithm::Rs512
+        | Algorithm::Ps256
+        | Algorithm::Ps384
+        | Algorithm::Ps512 => (256..=1024).contains(&signature.len()),
         Algorithm::Es256 => signature.len() == 64,
         Algorithm::Es384 => signature.len() == 96,
+        Algorithm::Es512 => signature.len() == 132,
         Algorithm::Ed25519 => {
             signature.len() == 64 && signature.first_chunk::<32>().is_some_and(|point| !is_weak_ed25519_encoding(point))
         }
@@ -159,202 +214,32 @@ const SMALL_ORDER_Y: [[u8; 32]; 5] = [
 
 #[cfg(test)]
 mod tests {
-    use ::aws_lc_rs::{
-        rand::SystemRandom,
-        signature::{
-            ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
-            RSA_PKCS1_SHA512,
-        },
+    use super::{
+        corpus::{MESSAGE, corpus, key},
+        *,
     };
-
-    use super::*;
-    use crate::token::test_tokens::{RSA, public_bytes, rsa_numbers, sign};
-
-    const MESSAGE: &[u8] = b"header.payload";
-
-    fn key(algorithm: Algorithm) -> PublicKey {
-        let bytes = public_bytes(algorithm);
-        match algorithm {
-            Algorithm::Rs256 | Algorithm::Ps256 => {
-                let (modulus, exponent) = rsa_numbers();
-                PublicKey::rsa(&modulus, &exponent).unwrap()
-            }
-            Algorithm::Es256 | Algorithm::Es384 => PublicKey::ec(&bytes).unwrap(),
-            Algorithm::Ed25519 => PublicKey::ed25519(&bytes).unwrap(),
-        }
-    }
-
-    /// Signatures over `MESSAGE` by name, and whether they verify.
-    fn corpus(algorithm: Algorithm) -> Vec<(String, Vec<u8>, bool)> {
-        let good = sign(algorithm, MESSAGE);
-        let mut corpus = vec![
-            ("good".to_owned(), good.clone(), true),
-            ("over another message".to_owned(), sign(algorithm, b"header.payloae"), false),
-            ("by another key".to_owned(), by_another_key(algorithm), false),
-            ("empty".to_owned(), Vec::new(), false),
-            ("one byte".to_owned(), vec![0], false),
-            ("truncated".to_owned(), good[..good.len() - 1].to_vec(), false),
-            ("too long".to_owned(), [good.as_slice(), &[0]].concat(), false),
-            ("zero before".to_owned(), [&[0], good.as_slice()].concat(), false),
-            ("twice".to_owned(), [good.as_slice(), &good].concat(), false),
-            ("zeros".to_owned(), vec![0; good.len()], false),
-            ("ones".to_owned(), vec![0xff; good.len()], false),
-            ("a megabyte".to_owned(), vec![1; 1 << 20], false),
-        ];
-        for index in (0..good.len()).step_by(7) {
-            let mut flipped = good.clone();
-            flipped[index] ^= 1 << (index % 8);
-            corpus.push((format!("bit flipped in byte {index}"), flipped, false));
-        }
-        let halves = good.split_at(good.len() / 2);
-        match algorithm {
-            Algorithm::Rs256 | Algorithm::Ps256 => {
-                let other = if algorithm == Algorithm::Rs256 { Algorithm::Ps256 } else { Algorithm::Rs256 };
-                corpus.push(("by the other padding".to_owned(), sign(other, MESSAGE), false));
-            }
-            Algorithm::Es256 => corpus.extend(ecdsa_corpus(halves, &P256_ORDER)),
-            Algorithm::Es384 => corpus.extend(ecdsa_corpus(halves, &P384_ORDER)),
-            Algorithm::Ed25519 => {
-                let (r, s) = halves;
-                let unreduced = add_little_endian(s, &ED25519_ORDER);
-                corpus.push(("s not reduced".to_owned(), [r, unreduced.as_slice()].concat(), false));
-                for point in SMALL_ORDER_Y {
-                    corpus.push(("r of small order".to_owned(), [point.as_slice(), s].concat(), false));
-                    corpus.push(("r of small order, s = 0".to_owned(), [point.as_slice(), &[0; 32]].concat(), false));
-                }
-            }
-        }
-        corpus
-    }
-
-    fn by_another_key(algorithm: Algorithm) -> Vec<u8> {
-        let random = SystemRandom::new();
-        let ecdsa = |algorithm| EcdsaKeyPair::generate(algorithm).unwrap().sign(&random, MESSAGE).unwrap();
-        match algorithm {
-            // Another hash does as well as another key, and is made faster.
-            Algorithm::Rs256 | Algorithm::Ps256 => {
-                let mut signature = vec![0; RSA.public_modulus_len()];
-                RSA.sign(&RSA_PKCS1_SHA512, &random, MESSAGE, &mut signature).unwrap();
-                signature
-            }
-            Algorithm::Es256 => ecdsa(&ECDSA_P256_SHA256_FIXED_SIGNING).as_ref().to_vec(),
-            Algorithm::Es384 => ecdsa(&ECDSA_P384_SHA384_FIXED_SIGNING).as_ref().to_vec(),
-            Algorithm::Ed25519 => Ed25519KeyPair::generate().unwrap().sign(MESSAGE).as_ref().to_vec(),
-        }
-    }
-
-    fn ecdsa_corpus((r, s): (&[u8], &[u8]), order: &[u8]) -> Vec<(String, Vec<u8>, bool)> {
-        let zero = vec![0; r.len()];
-        let pair = |name: &str, r: &[u8], s: &[u8], verifies| (name.to_owned(), [r, s].concat(), verifies);
-        vec![
-            pair("r = 0", &zero, s, false),
-            pair("s = 0", r, &zero, false),
-            pair("r = s = 0", &zero, &zero, false),
-            pair("r = n", order, s, false),
-            pair("s = n", r, order, false),
-            pair("r = s = n", order, order, false),
-            pair("swapped", s, r, false),
-            // Malleable, which is why thumbprints leave the signature out.
-            pair("n − s", r, &subtract_big_endian(order, s), true),
-            ("DER".to_owned(), der(r, s), false),
-        ]
-    }
-
-    fn der(r: &[u8], s: &[u8]) -> Vec<u8> {
-        let integer = |number: &[u8]| {
-            let number = without_leading_zeros(number);
-            let sign: &[u8] = if number[0] >= 0x80 { &[0] } else { &[] };
-            [&[2, u8::try_from(sign.len() + number.len()).unwrap()], sign, number].concat()
-        };
-        let content = [integer(r), integer(s)].concat();
-        [&[0x30, u8::try_from(content.len()).unwrap()], content.as_slice()].concat()
-    }
-
-    fn subtract_big_endian(from: &[u8], number: &[u8]) -> Vec<u8> {
-        let mut borrow = 0;
-        let mut difference: Vec<u8> = std::iter::zip(from.iter().rev(), number.iter().rev())
-            .map(|(from, number)| {
-                let digit = i16::from(*from) - i16::from(*number) - borrow;
-                borrow = i16::from(digit < 0);
-                u8::try_from(digit.rem_euclid(256)).unwrap()
-            })
-            .collect();
-        difference.reverse();
-        difference
-    }
-
-    fn add_little_endian(one: &[u8], other: &[u8]) -> Vec<u8> {
-        let mut carry = 0;
-        let digits = std::iter::zip(one, other).map(|(one, other)| {
-            let digit = u16::from(*one) + u16::from(*other) + carry;
-            carry = digit >> 8;
-            digit.to_le_bytes()[0]
-        });
-        digits.collect()
-    }
-
-    fn hex(text: &str) -> Vec<u8> {
-        text.as_bytes()
-            .chunks(2)
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-            .collect()
-    }
-
-    static P256_ORDER: std::sync::LazyLock<Vec<u8>> =
-        std::sync::LazyLock::new(|| hex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551"));
-    static P384_ORDER: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
-        hex("ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973")
-    });
-    static ED25519_ORDER: std::sync::LazyLock<Vec<u8>> =
-        std::sync::LazyLock::new(|| hex("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010"));
+    use crate::token::test_tokens::{public_bytes, rsa_numbers};
 
     #[test]
     fn only_the_one_well_formed_signature_of_the_key_verifies() {
         for algorithm in Algorithm::ALL {
-            let verifying = VerifyingKey::new(algorithm, &key(algorithm)).unwrap();
+            let verifying = VerifyingKey::new(Some(algorithm), &key(algorithm)).ok().unwrap();
             for (name, signature, verifies) in corpus(algorithm) {
-                assert_eq!(verifying.verify(MESSAGE, &signature), verifies, "{algorithm}: {name}");
-            }
-        }
-    }
-
-    #[cfg(all(feature = "aws-lc-rs", feature = "rust-crypto"))]
-    #[test]
-    fn both_backends_give_the_same_verdicts() {
-        for algorithm in Algorithm::ALL {
-            let key = key(algorithm);
-            let aws_lc = super::aws_lc_rs::PreparedKey::new(algorithm, &key).unwrap();
-            let rust_crypto = super::rust_crypto::PreparedKey::new(algorithm, &key).unwrap();
-            for (name, signature, verifies) in corpus(algorithm) {
-                let is_well_formed = is_well_formed(algorithm, &signature);
-                assert_eq!(
-                    is_well_formed && aws_lc.verify(MESSAGE, &signature),
-                    verifies,
-                    "aws-lc-rs: {algorithm}: {name}"
-                );
-                assert_eq!(
-                    is_well_formed && rust_crypto.verify(MESSAGE, &signature),
-                    verifies,
-                    "rust-crypto: {algorithm}: {name}"
-                );
-            }
-            for other in Algorithm::ALL.into_iter().filter(|other| !key.algorithms().contains(other)) {
-                assert!(super::aws_lc_rs::PreparedKey::new(other, &key).is_none());
-                assert!(super::rust_crypto::PreparedKey::new(other, &key).is_none());
+                assert_eq!(verifying.verify(algorithm, MESSAGE, &signature), verifies, "{algorithm}: {name}");
             }
         }
     }
 
     #[test]
     fn a_point_off_its_curve_is_no_key() {
-        for algorithm in [Algorithm::Es256, Algorithm::Es384] {
+        for algorithm in [Algorithm::Es256, Algorithm::Es384, Algorithm::Es512] {
             let mut point = public_bytes(algorithm);
             *point.last_mut().unwrap() ^= 1;
             let off_curve = PublicKey::ec(&point).unwrap();
-            assert!(VerifyingKey::new(algorithm, &off_curve).is_none(), "{algorithm}");
+            assert!(VerifyingKey::new(Some(algorithm), &off_curve).is_err(), "{algorithm}");
             let width = point.len() - 1;
             let origin = PublicKey::ec(&[&[4], vec![0; width].as_slice()].concat()).unwrap();
-            assert!(VerifyingKey::new(algorithm, &origin).is_none(), "{algorithm}");
+            assert!(VerifyingKey::new(Some(algorithm), &origin).is_err(), "{algorithm}");
         }
     }
 

@@ -55,7 +55,9 @@ where
         let pass = Pass { inner, request, trail, enforcement: Arc::clone(&self.enforcement) };
         let input = match pass.enforcement.check_rule(&pass.request) {
             Ok(RuleMet::Public(public)) => return pass.forward(Proof::Public(public)),
-            Ok(RuleMet::Scope(_) | RuleMet::PolicyDecides) => pass.enforcement.question(&pass.request),
+            Ok(RuleMet::Scope(_) | RuleMet::ScopeAndTenant(..) | RuleMet::PolicyDecides(_)) => {
+                pass.enforcement.question(&pass.request)
+            }
             Err(reason) => Err(reason),
         };
         let input = match input {

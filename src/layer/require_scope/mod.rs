@@ -7,7 +7,11 @@
 //! 3. No [`Principal`](crate::principal::Principal) in the request: an internal error.
 //! 4. No route matched, or the matched one has no rule: forbidden. A route without a rule is named in one warning.
 //! 5. The rule demands scope: the token's must satisfy it, else forbidden. An anonymous principal is asked for a token.
-//! 6. `policy_only` and `optional`: the request passes, and the policy decides.
+//! 6. `policy_only` and `optional`: nothing is demanded of the token's scope.
+//! 7. The rule names a [tenant parameter](crate::rules::Access::with_tenant_param): the token's tenant must be the one in the path,
+//!    else forbidden. An anonymous principal is asked for a token.
+//!
+//! Whoever passes is left to the policy.
 //!
 //! [`RequireScopeLayer::new`] demands one requirement of every request and needs no `Route`. It may stand anywhere inside of
 //! `AuthenticateLayer`, around one handler too: whatever the order, a request must satisfy every such layer that it meets.

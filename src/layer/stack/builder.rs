@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{Report, Stack, warnings};
 use crate::{
@@ -8,6 +8,7 @@ use crate::{
     layer::{AuthenticateLayer, AuthorizeLayer, DenialLayer, RequireScopeLayer},
     policy::{Obligation, PolicyBackend},
     principal::Audience,
+    revocation::RevocationList,
     rules::Rules,
     time::{Clock, SystemClock},
     token::{Issuer, Verifier},
@@ -18,6 +19,7 @@ use crate::{
 pub struct StackBuilder {
     issuers: Vec<Issuer>,
     verifier: Option<Verifier>,
+    revocations: Option<RevocationList>,
     rules: Rules,
     authorize: AuthorizeLayer<dyn PolicyBackend>,
     input_headers: Option<Vec<String>>,
@@ -52,6 +54,7 @@ impl StackBuilder {
         Self {
             issuers: Vec::new(),
             verifier: None,
+            revocations: None,
             rules,
             authorize,
             input_headers: None,
@@ -75,6 +78,14 @@ impl StackBuilder {
     /// Verifies tokens with this verifier, in place of one made of the issuers.
     pub fn with_verifier(mut self, verifier: Verifier) -> Self {
         self.verifier = Some(verifier);
+        self
+    }
+
+    /// Refuses the tokens on this list. A verifier that was made elsewhere has its own: hand it to that one
+    /// ([`VerifierBuilder::with_revocations`](crate::token::VerifierBuilder::with_revocations)). A [`Stack::sibling`] has that of the stack
+    /// it stands beside. Default none.
+    pub fn with_revocations(mut self, revocations: RevocationList) -> Self {
+        self.revocations = Some(revocations);
         self
     }
 
@@ -149,11 +160,32 @@ impl StackBuilder {
         self
     }
 
-    /// Checks everything, and starts what works in the background.
+    /// As [`build`](Self::build), and first waits until the keys of every issuer are there, those of a
+    /// [`with_verifier`](Self::with_verifier) included: for a service that must not start without them.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] of whatever part cannot be built: rules, realm, input headers, issuers, or a missing Tokio runtime.
+    /// Those of [`build`](Self::build), and [`ConfigError::Unusable`] when the deadline has passed: it names the first issuer whose keys are
+    /// not there, the kind of the last failure, and the remedy.
+    pub async fn build_with_keys(mut self, deadline: Duration) -> Result<Stack, ConfigError> {
+        let verifier = match self.verifier.take() {
+            Some(verifier) => verifier,
+            None => {
+                Verifier::builder_of(std::mem::take(&mut self.issuers)).with_clock(Arc::clone(&self.clock)).build()?
+            }
+        };
+        // Before anything else runs in the background, such as the audit trail.
+        verifier.await_keys(deadline).await?;
+        self.with_verifier(verifier).build()
+    }
+
+    /// Checks everything, and starts what works in the background. An issuer that is away is no error: calls with its tokens are
+    /// answered 503 until it is back.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] of whatever part cannot be built: rules, realm, input headers, issuers, or a missing Tokio runtime; and for a list
+    /// of revocations beside a verifier that would never look at it.
     pub fn build(self) -> Result<Stack, ConfigError> {
         let rule_text = self.rules.to_string();
         let rules = self.rules.into_table()?;
@@ -171,9 +203,20 @@ impl StackBuilder {
             None => self.authorize,
         }
         .with_clock(Arc::clone(&self.clock));
-        let verifier = match self.verifier {
-            Some(verifier) => verifier,
-            None => Verifier::builder_of(self.issuers).with_clock(Arc::clone(&self.clock)).build()?,
+        let verifier = match (self.verifier, self.revocations) {
+            (Some(_), Some(revocations)) => {
+                let remedy = "hand the list to the verifier that the stack is given, or to the stack that this one stands beside";
+                return Err(ConfigError::invalid("revocations", format!("{revocations:?}"), remedy));
+            }
+            (Some(verifier), None) => verifier,
+            (None, revocations) => {
+                let builder = Verifier::builder_of(self.issuers).with_clock(Arc::clone(&self.clock));
+                match revocations {
+                    Some(revocations) => builder.with_revocations(revocations),
+                    None => builder,
+                }
+                .build()?
+            }
         };
         // The last step: nothing runs in the background when another one fails.
         let audit = match self.audit {
@@ -192,7 +235,10 @@ impl StackBuilder {
                 .expectations()
                 .map(|(issuer, audiences)| {
                     let audiences: Vec<_> = audiences.iter().map(Audience::as_str).collect();
-                    format!("{issuer} for {}", audiences.join(", "))
+                    match audiences.as_slice() {
+                        [] => format!("{issuer} for its listed clients, whatever the audience"),
+                        audiences => format!("{issuer} for {}", audiences.join(", ")),
+                    }
                 })
                 .collect(),
             audit: match audit.mode() {

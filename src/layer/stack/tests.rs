@@ -14,7 +14,8 @@ use crate::{
         Decision, Effect, Permit, PolicyBackend, PolicyError, PolicyInput, PolicyRevision, dangerous_allow_all,
         deny_all,
     },
-    principal::Principal,
+    principal::{IssuerId, Principal, Subject},
+    revocation::{Revocation, RevocationList},
     route::{Route, RouteKey},
     rules::{optional, policy_only, public, scopes},
     scope::all_of,
@@ -296,4 +297,22 @@ async fn each_part_can_fail_the_build() {
 fn outside_a_runtime_the_stack_does_not_build() {
     let error = Stack::builder(issuer(), rules(), deny_all(), Memory::new()).build().unwrap_err();
     assert!(matches!(error, crate::ConfigError::NoRuntime { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_stack_asks_the_list_that_it_is_given_and_so_do_its_siblings() {
+    let revocations = RevocationList::new();
+    let build = |builder: StackBuilder| builder.with_clock(Frozen).with_revocations(revocations.clone()).build();
+    let stack = build(Stack::builder(issuer(), rules(), dangerous_allow_all(), Memory::new())).unwrap();
+    let sibling = stack.sibling(rules()).with_clock(Frozen).build().unwrap();
+    let ada = Revocation::subject(&IssuerId::new("https://id.example"), &Subject::new("ada"), now());
+    for status in [StatusCode::OK, StatusCode::UNAUTHORIZED] {
+        for stack in [&stack, &sibling] {
+            assert_eq!(serve(stack, request("/jobs", Some("jobs:read"))).await.status(), status);
+        }
+        revocations.revoke(&ada, now()).unwrap();
+    }
+    // Beside a verifier that has a list or none of its own, another one would be looked at by nobody.
+    let error = build(stack.sibling(rules())).unwrap_err();
+    assert_eq!(error.field(), "revocations");
 }

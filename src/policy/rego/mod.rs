@@ -16,7 +16,11 @@ use self::{
     source::{Data, Source},
 };
 use super::{Decision, PolicyBackend, PolicyError, PolicyInput, PolicyRevision};
-use crate::ConfigError;
+use crate::{
+    ConfigError,
+    revocation::RevocationFeed,
+    time::{Clock as _, SystemClock},
+};
 
 /// Decides by Rego policies, in the process: no server, no waiting.
 ///
@@ -69,6 +73,7 @@ pub struct RegoBuilder {
     time_limit: Duration,
     parity: bool,
     unwinds: bool,
+    revocations: Option<RevocationFeed>,
 }
 
 impl Rego {
@@ -84,6 +89,7 @@ impl Rego {
             time_limit: Duration::from_millis(10),
             parity: true,
             unwinds: cfg!(panic = "unwind"),
+            revocations: None,
         }
     }
 
@@ -182,6 +188,30 @@ impl RegoBuilder {
         self
     }
 
+    /// Feeds a list of revocations with `data.portcullis.revocations`, when the engine is built: a document as [`RevocationFeed`] says. An
+    /// engine that is built later, with newer data, replaces the revocations of an earlier one when it is given a feed of the same name.
+    /// Data without that member change nothing; an empty list of entries takes back what there was.
+    ///
+    /// ```
+    /// use portcullis::{policy::Rego, revocation::RevocationList};
+    ///
+    /// let revocations = RevocationList::new();
+    /// let data = serde_json::json!({"portcullis": {"revocations": {"entries": [
+    ///     {"issuer": "https://login.example/", "subject": "auth0|mallory", "not_before": 4_000_000_000_u64},
+    /// ]}}});
+    /// let rego = Rego::builder()
+    ///     .add_source("authz.rego", "package authz\n\ndecision := true")
+    ///     .add_data(&data)
+    ///     .with_revocations(revocations.feed("policy"))
+    ///     .build()?;
+    /// assert_eq!(revocations.len(), 1);
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    pub fn with_revocations(mut self, feed: RevocationFeed) -> Self {
+        self.revocations = Some(feed);
+        self
+    }
+
     /// How long one evaluation may take; over it there is no decision. Default 10 ms, at most 1 s: it runs where the request runs.
     /// The clock is read between steps, so that one call of a built-in function can exceed it.
     pub fn with_time_limit(mut self, limit: Duration) -> Self {
@@ -208,8 +238,8 @@ impl RegoBuilder {
     /// # Errors
     ///
     /// [`ConfigError`] for a module that cannot be parsed or is refused (see [`Rego`]), data that is no JSON object or contradicts
-    /// itself, a decision path that names no rule, a time limit outside its bounds, no module at all, and a program that cannot
-    /// survive a panic of the engine. It names file, line and remedy.
+    /// itself, a decision path that names no rule, a time limit outside its bounds, no module at all, a program that cannot survive
+    /// a panic of the engine, and revocations that are not well formed or do not fit. It names file, line and remedy.
     pub fn build(self) -> Result<Rego, ConfigError> {
         if !self.unwinds {
             let remedy = "build with `panic = \"unwind\"`, or accept with `dangerous_allow_panic_abort` that a panic of the engine \
@@ -247,6 +277,10 @@ impl RegoBuilder {
         let decision_path = self.decision_path.into_owned();
         let spare = loaded.prepare(self.time_limit)?;
         let pool = Pool::new(spare, &self.sources, decision_path.clone(), self.time_limit)?;
+        // The last step: an engine that is not built revokes nothing.
+        if let Some(feed) = &self.revocations {
+            feed_revocations(feed, &data)?;
+        }
         Ok(Rego { pool, decision_path, revision })
     }
 }
@@ -289,6 +323,24 @@ fn document(documents: &[Data]) -> Result<regorus::Value, ConfigError> {
     Ok(engine.get_data())
 }
 
+fn feed_revocations(feed: &RevocationFeed, data: &regorus::Value) -> Result<(), ConfigError> {
+    let refuse = |error: Box<dyn std::error::Error + Send + Sync>| {
+        let remedy = "mend the entry that the cause names, or make room in the list";
+        ConfigError::unusable("policy.rego.revocations", REVOCATIONS.join("."), remedy, error)
+    };
+    let mut value = data;
+    for step in REVOCATIONS.iter().skip(1) {
+        let object = value.as_object().map_err(|error| refuse(error.into()))?;
+        match object.get(&regorus::Value::from(*step)) {
+            Some(inner) => value = inner,
+            None => return Ok(()),
+        }
+    }
+    let document = value.to_json_str().map_err(|error| refuse(error.into()))?;
+    feed.replace(document.as_bytes(), SystemClock.now()).map_err(|error| refuse(error.into()))?;
+    Ok(())
+}
+
 /// Whether data stands at the path, or in its way.
 fn holds(data: &regorus::Value, path: &[&str]) -> bool {
     let mut value = data;
@@ -302,6 +354,8 @@ fn holds(data: &regorus::Value, path: &[&str]) -> bool {
     true
 }
 
+const REVOCATIONS: [&str; 3] = ["data", "portcullis", "revocations"];
+
 const MAX_TIME_LIMIT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -311,6 +365,7 @@ mod tests {
     use super::*;
     use crate::{
         policy::{Effect, PolicyErrorKind},
+        revocation::RevocationList,
         testing::policy_input,
     };
 
@@ -379,7 +434,9 @@ mod tests {
             forbidden if { walk(input.resource.properties.query, [_, v]); v == \"drop\" }\n\
             forbidden if { walk(input.resource.properties.query, [_, v]); is_string(v); to_number(v) > 100 }\n\
             decision := {\"allow\": true} if forbidden == false";
-        let rego = build(policy).unwrap();
+        // Not about time: on a busy machine one of so many evaluations can take longer than the default limit.
+        let builder = Rego::builder().add_source("authz.rego", format!("package authz\n{policy}"));
+        let rego = builder.with_time_limit(MAX_TIME_LIMIT).build().unwrap();
         let ask = |value: &str| {
             let mut input = policy_input("GET", "/jobs");
             input.resource.properties.query.insert("n".to_owned(), vec![value.to_owned()]);
@@ -479,6 +536,37 @@ mod tests {
             let message = builder.build().unwrap_err().to_string();
             assert!(message.contains(expected), "{what}: {message}");
         }
+    }
+
+    #[test]
+    fn data_feed_the_revocations_or_there_is_no_engine() {
+        let list = RevocationList::builder().with_capacity(2).build().unwrap();
+        let build = |data: serde_json::Value| {
+            let builder = Rego::builder().add_source("authz.rego", "package authz\ndecision := true").add_data(&data);
+            builder.with_revocations(list.feed("policy")).build().map(drop).map_err(|error| format!("{error:?}"))
+        };
+        let of = |subjects: &[&str]| {
+            let entry = |name| json!({"issuer": "i", "subject": name, "not_before": 4_000_000_000_u64});
+            json!({"portcullis": {"revocations": {"entries": subjects.iter().map(entry).collect::<Vec<_>>()}}})
+        };
+        build(of(&["a", "b"])).unwrap();
+        assert_eq!(list.len(), 2);
+        for (data, expected) in [
+            (of(&["a", "b", "canary"]), "Full"),
+            (of(&[" "]), "index: 0, field: \"subject\""),
+            (json!({"portcullis": {"revocations": ["canary"]}}), "no JSON object"),
+            (json!({"portcullis": "canary"}), "policy.rego.revocations"),
+        ] {
+            let error = build(data).unwrap_err();
+            assert!(error.contains(expected) && !error.contains("canary"), "{error}");
+            assert_eq!(list.len(), 2, "a wrong document changes nothing");
+        }
+        build(json!({"portcullis": {"other": 1}})).unwrap();
+        assert_eq!(list.len(), 2, "no document, no change");
+        build(of(&["c"])).unwrap();
+        assert_eq!(list.len(), 1, "a newer document replaces the earlier one");
+        build(of(&[])).unwrap();
+        assert!(list.is_empty());
     }
 
     #[test]

@@ -1,15 +1,31 @@
+mod auth0;
+mod cognito;
+mod entra;
+mod firebase;
+mod github_actions;
+mod google;
+mod google_iap;
+mod keycloak;
+mod kubernetes;
+mod oauth;
+mod okta;
+mod permissions;
 mod profile;
+mod rfc9068;
+#[cfg(test)]
+mod shapes;
+mod tenants;
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
 
-use self::profile::{AUTH0, OAUTH, Profile, RFC9068};
-pub(super) use self::profile::{Expectations, KindRule};
+pub(super) use self::profile::{Expectations, Facts, Profile, ScopeClaim};
+pub use self::{permissions::Permissions, tenants::Tenants};
 use crate::{
     ConfigError,
-    key::{Algorithm, Fixed, JwkSet, KeySource},
-    principal::{Audience, IssuerId},
+    key::{Algorithm, Fixed, JwkSet, KeySource, SharedSecret},
+    principal::{Audience, ClientId, IssuerId},
 };
 
 /// An issuer whose access tokens are accepted: who it is, for whom its tokens must be, and how it writes them.
@@ -18,8 +34,26 @@ use crate::{
 /// tenant, and how a machine is told from a person. The audience is a constructor argument because there is no safe default for
 /// it. Nothing is checked here: [`VerifierBuilder::build`](super::VerifierBuilder::build) does, and names the field at fault.
 ///
+/// | Constructor | Client | Scope | User id | Tenant | Kinds |
+/// | --- | --- | --- | --- | --- | --- |
+/// | [`auth0`](Self::auth0) | `azp`, `client_id` | `scope` | `sub` | `org_id` | user, client, agent |
+/// | [`okta`](Self::okta) | `cid` | `scp`, an array | `uid` | | user, client |
+/// | [`entra`](Self::entra), [`entra_multi_tenant`](Self::entra_multi_tenant) | `azp`, `appid` | `scp`, text | `oid` | `tid` | user, client |
+/// | [`cognito`](Self::cognito) | `client_id` | `scope` | `sub` | | user, client |
+/// | [`keycloak`](Self::keycloak) | `azp` | `scope` | `sub` | | user, client |
+/// | [`google`](Self::google) | `azp` | none | `sub` | `hd` | user, client |
+/// | [`google_iap`](Self::google_iap) | none | none | `sub` | `hd` | user, client |
+/// | [`firebase`](Self::firebase) | none | none | `sub` | `firebase.tenant` | user |
+/// | [`kubernetes`](Self::kubernetes) | none | none | `sub` and uid | namespace | workload |
+/// | [`github_actions`](Self::github_actions) | none | none | `repository_id` | `repository_owner_id` | workload |
+/// | [`rfc9068`](Self::rfc9068) | `client_id` | `scope` | `sub` | | user, client, agent |
+/// | [`oauth`](Self::oauth) | `client_id`, `azp` | `scope` or `scp` | `sub` | | user, client, agent |
+///
+/// Whoever `sub_profile`, its own or that of the current actor, calls `ai_agent` is an agent at every one of them. Where there is no
+/// scope, rules ask for `policy_only` and the policy decides by who it is.
+///
 /// Keys come from the issuer's OpenID discovery document unless another source is set (`with_key_source`, `with_keys`,
-/// `with_jwks_url`).
+/// `with_jwks_url`, `with_shared_secret`): the last one that is set holds.
 ///
 /// ```
 /// use std::time::Duration;
@@ -33,15 +67,25 @@ use crate::{
 #[derive(Clone)]
 pub struct Issuer {
     profile: &'static Profile,
-    /// The Auth0 domain as given, where that is what was configured.
-    domain: Option<String>,
-    url: String,
+    /// `iss` of the tokens as the constructor has it, the issuer's own first.
+    ids: Vec<String>,
+    /// Further Auth0 domains.
+    domains: Vec<String>,
+    /// Further names.
+    aliases: Vec<String>,
     audiences: Vec<String>,
-    algorithms: Vec<Algorithm>,
+    /// The constructor's, unless they are named.
+    algorithms: Option<Vec<Algorithm>>,
+    clients: Option<Vec<String>>,
+    tenants: Tenants,
+    permissions: Permissions,
     leeway: Duration,
     max_lifetime: Duration,
+    is_lifetime_raised: bool,
+    max_age: Option<Duration>,
     requires_token_id: bool,
     keys: Keys,
+    key_seed: Option<PathBuf>,
 }
 
 #[derive(Clone)]
@@ -52,51 +96,36 @@ enum Keys {
         String,
     ),
     Source(Arc<dyn KeySource>),
+    /// To be given: this kind of issuer publishes them to nobody that it does not know.
+    Given,
+    Secret(SharedSecret),
+}
+
+/// What the signatures of a checked [`Issuer`] are verified with: public keys or one secret, and never both.
+pub(super) enum KeyMode {
+    Source(Arc<dyn KeySource>),
+    Secret(SharedSecret),
 }
 
 impl Issuer {
-    /// An Auth0 tenant, by its domain (`acme.eu.auth0.com`, or a custom one): the issuer is `https://{domain}/`.
-    ///
-    /// RS256 or PS256. `typ` is `JWT` or `at+jwt`: both of Auth0's token profiles are accepted. The client is `azp` or `client_id`,
-    /// the tenant `org_id`; `permissions` are kept apart from `scope`. A machine is one whose `sub` equals its client id followed by
-    /// `@clients`, or that `sub_profile` or `gty` calls so; an agent is what `sub_profile`, or that of the current actor, calls
-    /// `ai_agent`. Tokens of the profile `access_token` have no `jti`: prefer `rfc9068_profile`, and
-    /// [`require_token_id`](Self::require_token_id) with it.
-    pub fn auth0(domain: impl Into<String>, audience: impl Into<String>) -> Self {
-        let domain = domain.into();
-        let url = format!("https://{domain}/");
-        Self { domain: Some(domain), ..Self::new(&AUTH0, url, audience.into()) }
-    }
-
-    /// An issuer that follows [RFC 9068](https://www.rfc-editor.org/rfc/rfc9068) to the letter.
-    ///
-    /// Any supported algorithm. `typ` must be `at+jwt`; `iss`, `exp`, `aud`, `sub`, `client_id`, `iat` and `jti` must be there (§2.2).
-    /// A token that `sub_profile`, its own or that of the current actor, calls `ai_agent` authenticates an agent; one whose `sub` is its
-    /// `client_id` a client; any other a user.
-    pub fn rfc9068(url: impl Into<String>, audience: impl Into<String>) -> Self {
-        Self::new(&RFC9068, url.into(), audience.into())
-    }
-
-    /// Any other OAuth issuer of JWT access tokens.
-    ///
-    /// As [`rfc9068`](Self::rfc9068), but `typ` may also be `JWT` or absent, the claims beyond `iss`, `exp`, `aud` and `sub` may be
-    /// absent, the client may be `azp`, and scope may be an array `scp` when there is no `scope`. Because `typ` may not tell ID tokens
-    /// from access tokens here, the audience must never be a client id.
-    pub fn oauth(url: impl Into<String>, audience: impl Into<String>) -> Self {
-        Self::new(&OAUTH, url.into(), audience.into())
-    }
-
-    fn new(profile: &'static Profile, url: String, audience: String) -> Self {
+    fn new(profile: &'static Profile, ids: Vec<String>, audiences: Vec<String>) -> Self {
         Self {
             profile,
-            domain: None,
-            url,
-            audiences: vec![audience],
-            algorithms: profile.algorithms.to_vec(),
+            ids,
+            domains: Vec::new(),
+            aliases: Vec::new(),
+            audiences,
+            algorithms: None,
+            clients: None,
+            tenants: Tenants::any(),
+            permissions: Permissions::Apart,
             leeway: Duration::from_secs(30),
-            max_lifetime: Duration::from_secs(24 * 60 * 60),
+            max_lifetime: MAX_LIFETIME,
+            is_lifetime_raised: false,
+            max_age: None,
             requires_token_id: false,
             keys: Keys::Discovery,
+            key_seed: None,
         }
     }
 
@@ -104,7 +133,7 @@ impl Issuer {
     /// the constructor's. None at all is a `ConfigError`.
     #[must_use]
     pub fn with_algorithms(mut self, algorithms: impl IntoIterator<Item = Algorithm>) -> Self {
-        self.algorithms = algorithms.into_iter().collect();
+        self.algorithms = Some(algorithms.into_iter().collect());
         self
     }
 
@@ -124,15 +153,74 @@ impl Issuer {
         self
     }
 
-    /// The longest life of a token that is accepted: from `iat`, or from now where there is none, to `exp`. Default 24 h, which is
-    /// Auth0's own; zero is a `ConfigError`.
+    /// Accepts the tokens of these clients alone, compared byte by byte with the claim that names the client; a token that names none
+    /// is refused. An empty list, a blank name, and an issuer whose tokens name no client are a `ConfigError`.
     #[must_use]
-    pub const fn with_max_lifetime(mut self, lifetime: Duration) -> Self {
-        self.max_lifetime = lifetime;
+    pub fn with_clients<C: Into<String>>(mut self, clients: impl IntoIterator<Item = C>) -> Self {
+        self.clients = Some(clients.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Refuses tokens without `jti`, so that every audit record names the token as its issuer does.
+    /// Which tenants are accepted. Default [`Tenants::any`]; at an issuer whose tokens name no tenant anything else is a `ConfigError`.
+    #[must_use]
+    pub fn with_tenants(mut self, tenants: Tenants) -> Self {
+        self.tenants = tenants;
+        self
+    }
+
+    /// What `permissions` mean for scope. Default [`Permissions::Apart`]; anything else is a `ConfigError` but at Auth0.
+    #[must_use]
+    pub const fn with_permissions(mut self, permissions: Permissions) -> Self {
+        self.permissions = permissions;
+        self
+    }
+
+    /// Accepts tokens that one more custom domain of the same Auth0 tenant issued: the keys are shared. Another tenant is an issuer of its
+    /// own. A `ConfigError` but at Auth0.
+    #[must_use]
+    pub fn add_domain(mut self, domain: impl Into<String>) -> Self {
+        self.domains.push(domain.into());
+        self
+    }
+
+    /// Accepts tokens in which the same issuer goes by one more name: a second host name, the address inside the cluster. The keys are
+    /// those of the first name, so whoever signs under the one signs under all. A `ConfigError` where the names are fixed (Entra, Google,
+    /// GitHub, Cognito), and at Auth0, which has [`add_domain`](Self::add_domain).
+    #[must_use]
+    pub fn add_alias(mut self, url: impl Into<String>) -> Self {
+        self.aliases.push(url.into());
+        self
+    }
+
+    /// The longest life of a token that is accepted: from `iat`, or from now where there is none, to `exp`. Default 24 h, which is
+    /// Auth0's own, and the most there is without saying so ([`dangerous_max_lifetime`](Self::dangerous_max_lifetime)); under 1 s is a
+    /// `ConfigError`.
+    #[must_use]
+    pub const fn with_max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.max_lifetime = lifetime;
+        self.is_lifetime_raised = false;
+        self
+    }
+
+    /// As [`with_max_lifetime`](Self::with_max_lifetime), without the upper bound: what a stolen token can do, it can do for that long.
+    /// Kubernetes makes tokens for a year, for instance.
+    #[must_use]
+    pub const fn dangerous_max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.max_lifetime = lifetime;
+        self.is_lifetime_raised = true;
+        self
+    }
+
+    /// Refuses tokens that were issued longer ago than this, however long they would be good, and those without `iat`. The leeway comes
+    /// on top. Default: no such limit; under 1 s, or over the longest life, is a `ConfigError`.
+    #[must_use]
+    pub const fn with_max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
+        self
+    }
+
+    /// Refuses tokens without an id of their own (`jti`, `uti` at Entra), so that every audit record names the token as its issuer does.
+    /// A `ConfigError` where tokens never have one.
     #[must_use]
     pub const fn require_token_id(mut self) -> Self {
         self.requires_token_id = true;
@@ -159,109 +247,216 @@ impl Issuer {
         self
     }
 
-    /// `iss` of the tokens, byte by byte.
+    /// Accepts HS256 under this secret, and nothing else: for an issuer in the same hands, without a key set.
+    ///
+    /// A `ConfigError` together with [`with_algorithms`](Self::with_algorithms), which names public-key algorithms, and at issuers whose
+    /// constructor says what they sign with ([`auth0`](Self::auth0)). A token's `kid` is not looked at, and its
+    /// [`key_thumbprint`](super::VerifiedToken::key_thumbprint) is `None`.
+    #[must_use]
+    pub fn with_shared_secret(mut self, secret: SharedSecret) -> Self {
+        self.keys = Keys::Secret(secret);
+        self
+    }
+
+    /// Keeps a copy of this issuer's public keys in a file, so that a restart while the issuer is away can verify. Default none.
+    ///
+    /// **Whoever can write this file can mint tokens**: what is believed of it, when, and for how long, stands at
+    /// [`CacheBuilder::with_seed`](crate::key::CacheBuilder::with_seed). One file for each issuer.
+    #[must_use]
+    pub fn with_key_seed(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key_seed = Some(path.into());
+        self
+    }
+
+    pub(super) fn key_seed(&self) -> Option<&PathBuf> {
+        self.key_seed.as_ref()
+    }
+
+    /// `iss` of the tokens, byte by byte: the first of its names, where there are several.
     #[must_use]
     pub fn url(&self) -> &str {
-        &self.url
+        self.ids.first().map_or("", String::as_str)
     }
 
     /// Checks the configuration.
-    pub(super) fn into_parts(self) -> Result<(Expectations, Arc<dyn KeySource>), ConfigError> {
-        if let Some(domain) = &self.domain {
-            check_domain(domain)?;
-        }
-        check_url(&self.url)?;
-        if self.algorithms.is_empty() {
+    pub(super) fn into_parts(self) -> Result<(Expectations, KeyMode), ConfigError> {
+        (self.profile.check)(&self)?;
+        check_url(self.url())?;
+        self.check_names()?;
+        self.check_switches()?;
+        if self.algorithms.as_ref().is_some_and(Vec::is_empty) {
             return Err(ConfigError::invalid(
                 "issuer.algorithms",
                 "[]",
                 "name at least one algorithm, or leave `with_algorithms` out",
             ));
         }
-        for audience in &self.audiences {
-            self.check_audience(audience)?;
+        if self.audiences.is_empty() && !self.profile.clients_name_audience {
+            return Err(ConfigError::missing("issuer.audience", BLANK_AUDIENCE));
         }
-        if self.leeway > MAX_LEEWAY {
-            let remedy = "choose at most 120 s; set the clocks with NTP if that is not enough";
-            return Err(ConfigError::invalid("issuer.leeway", format!("{:?}", self.leeway), remedy));
+        if let Some(blank) = self.audiences.iter().find(|audience| audience.trim().is_empty()) {
+            return Err(ConfigError::invalid("issuer.audience", blank, BLANK_AUDIENCE));
         }
-        if self.max_lifetime.is_zero() {
-            return Err(ConfigError::invalid(
-                "issuer.max_lifetime",
-                "0s",
-                "choose how long a token may live, such as 1 h",
-            ));
-        }
-        let source = self.key_source()?;
+        self.check_limits()?;
+        let keys = self.key_mode()?;
+        let domains = self.domains.iter().map(|domain| auth0::id_of(domain));
         let expectations = Expectations {
             profile: self.profile,
-            ids: vec![IssuerId::new(self.url)],
+            ids: self.ids.into_iter().chain(domains).chain(self.aliases).map(IssuerId::new).collect(),
             audiences: self.audiences.into_iter().map(Audience::new).collect(),
-            algorithms: self.algorithms,
+            algorithms: self.algorithms.unwrap_or_else(|| self.profile.algorithms.to_vec()),
+            clients: self.clients.map(|clients| clients.into_iter().map(ClientId::new).collect::<HashSet<_>>()),
+            tenants: self.tenants,
+            permissions: self.permissions,
             leeway: self.leeway,
             max_lifetime: self.max_lifetime,
-            requires_token_id: self.requires_token_id || self.profile.required.contains(&"jti"),
+            max_age: self.max_age,
+            requires_token_id: self.requires_token_id,
         };
-        Ok((expectations, source))
+        Ok((expectations, keys))
     }
 
-    fn check_audience(&self, audience: &str) -> Result<(), ConfigError> {
-        if audience.trim().is_empty() {
-            let remedy = "name the identifier of this API, as the issuer writes it into `aud`";
-            return Err(ConfigError::invalid("issuer.audience", audience, remedy));
+    fn check_names(&self) -> Result<(), ConfigError> {
+        if let Some(domain) = self.domains.first().filter(|_| !self.profile.has_domains) {
+            let remedy = "only Auth0 tenants have domains: `add_alias` adds a name to other issuers";
+            return Err(ConfigError::invalid("issuer.domain", domain, remedy));
         }
-        // Auth0 adds its own user-info endpoint to `aud` whenever `openid` is asked for: it says nothing about us.
-        if self.domain.is_some() && audience == format!("{}userinfo", self.url) {
-            let remedy = "name the identifier of this API; every user token of the tenant has this audience";
-            return Err(ConfigError::invalid("issuer.audience", audience, remedy));
+        if let Some(alias) = self.aliases.first().filter(|_| !self.profile.has_aliases) {
+            let remedy = "the names of this kind of issuer are fixed: use `add_domain` at Auth0, leave `add_alias` out elsewhere";
+            return Err(ConfigError::invalid("issuer.alias", alias, remedy));
+        }
+        self.aliases.iter().try_for_each(|alias| check_url(alias))
+    }
+
+    /// Switches that would mean nothing are refused: who sets one relies on it.
+    fn check_switches(&self) -> Result<(), ConfigError> {
+        let odd =
+            |field: &'static str, value: String, remedy: &'static str| Err(ConfigError::invalid(field, value, remedy));
+        if let Some(clients) = &self.clients {
+            let value = format!("{clients:?}");
+            if self.profile.client.is_empty() {
+                return odd(
+                    "issuer.clients",
+                    value,
+                    "tokens of this kind of issuer name no client: leave `with_clients` out",
+                );
+            }
+            if clients.is_empty() || clients.iter().any(|client| client.trim().is_empty()) {
+                return odd("issuer.clients", value, "name each client by its id, at least one");
+            }
+        }
+        self.tenants.check()?;
+        if self.tenants.are_required() && self.profile.tenant.is_empty() {
+            let remedy = "tokens of this kind of issuer name no tenant: leave `with_tenants` out";
+            return odd("issuer.tenants", format!("{:?}", self.tenants), remedy);
+        }
+        if self.permissions != Permissions::Apart && self.profile.permissions.is_none() {
+            let remedy = "tokens of this kind of issuer have no permissions: leave `with_permissions` out";
+            return odd("issuer.permissions", format!("{:?}", self.permissions), remedy);
+        }
+        if self.requires_token_id && self.profile.token_id.is_none() {
+            let remedy =
+                "tokens of this kind of issuer have no id: leave `require_token_id` out, the thumbprint names them";
+            return odd("issuer.require_token_id", "true".to_owned(), remedy);
         }
         Ok(())
     }
 
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        let odd = |field: &'static str, value: Duration, remedy: &'static str| {
+            Err(ConfigError::invalid(field, format!("{value:?}"), remedy))
+        };
+        if self.leeway > MAX_LEEWAY {
+            let remedy = "choose at most 120 s; set the clocks with NTP if that is not enough";
+            return odd("issuer.leeway", self.leeway, remedy);
+        }
+        if self.max_lifetime < MIN_LIMIT {
+            let remedy = "choose how long a token may live, such as 1 h, and no less than 1 s";
+            return odd("issuer.max_lifetime", self.max_lifetime, remedy);
+        }
+        if self.max_lifetime > MAX_LIFETIME && !self.is_lifetime_raised {
+            let remedy = "choose at most 24 h, or say `dangerous_max_lifetime`";
+            return odd("issuer.max_lifetime", self.max_lifetime, remedy);
+        }
+        match self.max_age {
+            Some(age) if age < MIN_LIMIT => odd(
+                "issuer.max_age",
+                age,
+                "choose how old a token may be, such as 1 h, and no less than 1 s; leave it out for no limit",
+            ),
+            Some(age) if age > self.max_lifetime => odd(
+                "issuer.max_age",
+                age,
+                "choose no more than the longest life (`with_max_lifetime`): older tokens have expired anyway",
+            ),
+            _ => Ok(()),
+        }
+    }
+
     #[cfg(feature = "remote-jwks")]
-    fn key_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
+    fn key_mode(&self) -> Result<KeyMode, ConfigError> {
         use crate::key::Remote;
 
         Ok(match &self.keys {
-            Keys::Discovery => Arc::new(Remote::discover(&self.url).build()?),
-            Keys::Url(url) => Arc::new(Remote::url(url).build()?),
-            Keys::Source(source) => Arc::clone(source),
+            Keys::Discovery => KeyMode::Source(Arc::new(Remote::discover(self.url()).build()?)),
+            Keys::Url(url) => KeyMode::Source(Arc::new(Remote::url(url).build()?)),
+            Keys::Source(source) => KeyMode::Source(Arc::clone(source)),
+            Keys::Secret(secret) => self.secret_mode(secret)?,
+            Keys::Given => return Err(no_keys()),
         })
     }
 
     #[cfg(not(feature = "remote-jwks"))]
-    fn key_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
+    fn key_mode(&self) -> Result<KeyMode, ConfigError> {
         let missing = |field: &'static str| ConfigError::FeatureMissing { field: field.into(), feature: "remote-jwks" };
         match &self.keys {
             Keys::Discovery => Err(missing("issuer.keys")),
             Keys::Url(_) => Err(missing("issuer.jwks_url")),
-            Keys::Source(source) => Ok(Arc::clone(source)),
+            Keys::Source(source) => Ok(KeyMode::Source(Arc::clone(source))),
+            Keys::Secret(secret) => self.secret_mode(secret),
+            Keys::Given => Err(no_keys()),
         }
+    }
+
+    fn secret_mode(&self, secret: &SharedSecret) -> Result<KeyMode, ConfigError> {
+        let odd = |remedy: &'static str| Err(ConfigError::invalid("issuer.shared_secret", "(redacted)", remedy));
+        // A profile that lists algorithms knows what its issuer signs with, and that is never a secret.
+        if self.profile.algorithms != Algorithm::ALL {
+            return odd("leave it out: this kind of issuer signs with keys that it publishes");
+        }
+        if self.algorithms.is_some() {
+            return odd("leave `with_algorithms` out: a shared secret means HS256 and nothing else");
+        }
+        Ok(KeyMode::Secret(secret.clone()))
     }
 }
 
 impl fmt::Debug for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Issuer")
-            .field("url", &self.url)
+            .field("url", &self.url())
             .field("audiences", &self.audiences)
             .field("algorithms", &self.algorithms)
+            .field("clients", &self.clients)
+            .field("tenants", &self.tenants)
             .field("leeway", &self.leeway)
             .field("max_lifetime", &self.max_lifetime)
+            .field("max_age", &self.max_age)
             .finish_non_exhaustive()
     }
 }
 
-fn check_domain(domain: &str) -> Result<(), ConfigError> {
-    let is_label = |label: &str| {
-        let is_legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        !label.is_empty() && label.bytes().all(is_legal)
-    };
-    if domain.contains('.') && domain.split('.').all(is_label) {
-        return Ok(());
-    }
-    let remedy = "give the bare domain in lower case, such as `acme.eu.auth0.com`: no scheme, no port, no slash";
-    Err(ConfigError::invalid("issuer.domain", domain, remedy))
+fn no_keys() -> ConfigError {
+    ConfigError::missing(
+        "issuer.keys",
+        "give the keys (`with_keys`), or where they are to be had (`with_jwks_url`, `with_key_source`): discovery wants credentials here",
+    )
+}
+
+/// True for text that is safe inside a host name or a path of its own: no dot at an end, nothing that ends a segment.
+fn is_plain_label(label: &str) -> bool {
+    let is_legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !label.is_empty() && label.bytes().all(is_legal)
 }
 
 /// [RFC 8414 §2](https://www.rfc-editor.org/rfc/rfc8414#section-2): an https URL without query and fragment.
@@ -289,13 +484,24 @@ fn is_loopback(host: &str) -> bool {
 }
 
 const MAX_LEEWAY: Duration = Duration::from_secs(120);
+/// A day, which is Auth0's own.
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+const MIN_LIMIT: Duration = Duration::from_secs(1);
+const BLANK_AUDIENCE: &str = "name the identifier of this API, as the issuer writes it into `aud`";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::Jwk;
+
+    const ED25519: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
 
     fn url_issuer() -> Issuer {
         Issuer::oauth("https://login.example", "api").with_keys(JwkSet::default())
+    }
+
+    fn secret() -> SharedSecret {
+        SharedSecret::new([7; 32]).unwrap()
     }
 
     #[test]
@@ -330,7 +536,108 @@ mod tests {
                 "issuer.leeway",
                 "at most 120 s",
             ),
+            (
+                "a secret at Auth0",
+                auth0("acme.auth0.com").with_shared_secret(secret()),
+                "issuer.shared_secret",
+                "keys that it publishes",
+            ),
+            (
+                "a secret beside algorithms",
+                url_issuer().with_algorithms([Algorithm::Es256]).with_shared_secret(secret()),
+                "issuer.shared_secret",
+                "HS256 and nothing else",
+            ),
+            (
+                "algorithms beside a secret",
+                url_issuer().with_shared_secret(secret()).with_algorithms(Algorithm::ALL),
+                "issuer.shared_secret",
+                "HS256 and nothing else",
+            ),
             ("no lifetime", url_issuer().with_max_lifetime(Duration::ZERO), "issuer.max_lifetime", "such as 1 h"),
+            (
+                "no lifetime, dangerously",
+                url_issuer().dangerous_max_lifetime(Duration::from_millis(999)),
+                "issuer.max_lifetime",
+                "no less than 1 s",
+            ),
+            (
+                "a lifetime over a day",
+                url_issuer().with_max_lifetime(Duration::from_secs(86_401)),
+                "issuer.max_lifetime",
+                "dangerous_max_lifetime",
+            ),
+            (
+                "a lifetime lowered again",
+                url_issuer().dangerous_max_lifetime(Duration::MAX).with_max_lifetime(Duration::MAX),
+                "issuer.max_lifetime",
+                "at most 24 h",
+            ),
+            ("no age", url_issuer().with_max_age(Duration::ZERO), "issuer.max_age", "no less than 1 s"),
+            (
+                "an age over the longest life",
+                url_issuer().with_max_age(Duration::from_secs(61)).with_max_lifetime(Duration::from_secs(60)),
+                "issuer.max_age",
+                "older tokens have expired",
+            ),
+            ("no clients", url_issuer().with_clients::<&str>([]), "issuer.clients", "at least one"),
+            ("blank client", url_issuer().with_clients(["a", " "]), "issuer.clients", "by its id"),
+            (
+                "clients where tokens name none",
+                Issuer::firebase("acme").with_clients(["a"]).with_keys(JwkSet::default()),
+                "issuer.clients",
+                "leave `with_clients` out",
+            ),
+            (
+                "no tenants",
+                auth0("acme.auth0.com").with_tenants(Tenants::known::<&str>([])),
+                "issuer.tenants",
+                "`Tenants::any`",
+            ),
+            (
+                "blank tenant",
+                auth0("acme.auth0.com").with_tenants(Tenants::known([""])),
+                "issuer.tenants",
+                "each tenant",
+            ),
+            (
+                "tenants where tokens name none",
+                url_issuer().with_tenants(Tenants::required()),
+                "issuer.tenants",
+                "leave `with_tenants` out",
+            ),
+            (
+                "permissions where there are none",
+                url_issuer().with_permissions(Permissions::AndScope),
+                "issuer.permissions",
+                "leave `with_permissions` out",
+            ),
+            (
+                "token ids where there are none",
+                Issuer::firebase("acme").require_token_id().with_keys(JwkSet::default()),
+                "issuer.require_token_id",
+                "the thumbprint names them",
+            ),
+            ("a domain elsewhere", url_issuer().add_domain("id.example"), "issuer.domain", "`add_alias`"),
+            (
+                "an alias of Auth0",
+                auth0("acme.auth0.com").add_alias("https://id.example/"),
+                "issuer.alias",
+                "`add_domain`",
+            ),
+            ("an odd alias", url_issuer().add_alias("http://login.example"), "issuer.url", "use https"),
+            (
+                "an odd further domain",
+                auth0("acme.auth0.com").add_domain("https://a.b/"),
+                "issuer.domain",
+                "bare domain",
+            ),
+            (
+                "user info of a further domain as audience",
+                auth0("acme.auth0.com").add_domain("id.example.com").add_audience("https://id.example.com/userinfo"),
+                "issuer.audience",
+                "every user token",
+            ),
         ];
         for (name, issuer, field, remedy) in table {
             let error = issuer.into_parts().map(|_| ()).unwrap_err();
@@ -352,6 +659,43 @@ mod tests {
         }
         assert!(url_issuer().with_leeway(Duration::from_secs(120)).into_parts().is_ok());
         assert!(url_issuer().with_leeway(Duration::ZERO).into_parts().is_ok());
+        let (second, day) = (Duration::from_secs(1), Duration::from_secs(86_400));
+        assert!(url_issuer().with_max_lifetime(day).with_max_age(day).into_parts().is_ok());
+        assert!(url_issuer().with_max_lifetime(second).with_max_age(second).into_parts().is_ok());
+        assert!(url_issuer().dangerous_max_lifetime(Duration::MAX).with_max_age(Duration::MAX).into_parts().is_ok());
+        let everything = Issuer::auth0("acme.eu.auth0.com", "api")
+            .add_domain("id.acme.example")
+            .with_clients(["c"])
+            .with_tenants(Tenants::known_by(|_| true))
+            .with_permissions(Permissions::AndScope)
+            .require_token_id();
+        assert!(everything.with_keys(JwkSet::default()).into_parts().is_ok());
+    }
+
+    #[test]
+    fn a_key_that_names_an_issuer_signs_for_that_one_alone() {
+        let key = |issuer: &str| {
+            let text = format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{ED25519}","issuer":"{issuer}"}}"#);
+            Jwk::from_json(&text).unwrap()
+        };
+        let named = |keys: &JwkSet| keys.iter().filter_map(|key| key.issuer().map(str::to_owned)).collect::<Vec<_>>();
+        let keys: JwkSet =
+            [key("https://login.example"), key("https://login.example/"), key("{tenantid}")].into_iter().collect();
+        let (expectations, _) = url_issuer().add_alias("https://login.example/").into_parts().unwrap();
+        for id in ["https://login.example", "https://login.example/"] {
+            assert_eq!(named(&expectations.keys_for(&IssuerId::new(id), &keys)), [id]);
+        }
+        let template: JwkSet = [key("{tenantid}")].into_iter().collect();
+        assert!(expectations.keys_for(&IssuerId::new("https://login.example"), &template).is_empty());
+    }
+
+    #[test]
+    fn keys_and_a_secret_replace_each_other() {
+        let keys = JwkSet::default;
+        let last_is_secret = url_issuer().with_shared_secret(secret()).into_parts().unwrap();
+        assert!(matches!(last_is_secret, (_, KeyMode::Secret(_))));
+        let last_is_keys = url_issuer().with_shared_secret(secret()).with_keys(keys()).into_parts().unwrap();
+        assert!(matches!(last_is_keys, (_, KeyMode::Source(_))));
     }
 
     #[cfg(not(feature = "remote-jwks"))]

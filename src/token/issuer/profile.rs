@@ -1,8 +1,11 @@
-use std::time::Duration;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use super::{Issuer, Permissions, Tenants};
 use crate::{
-    key::Algorithm,
-    principal::{Audience, IssuerId},
+    ConfigError,
+    key::{Algorithm, Jwk, JwkSet},
+    principal::{Audience, ClientId, IssuerId, PrincipalKind},
+    token::{TokenError, reader::Reader},
 };
 
 /// What is expected of an issuer's tokens: a checked [`Issuer`].
@@ -10,40 +13,124 @@ pub(in crate::token) struct Expectations {
     pub(in crate::token) profile: &'static Profile,
     /// `iss` of the tokens, byte by byte: the first is the issuer's own, the others are further names of it.
     pub(in crate::token) ids: Vec<IssuerId>,
+    /// Empty only where the clients stand in for it.
     pub(in crate::token) audiences: Vec<Audience>,
     pub(in crate::token) algorithms: Vec<Algorithm>,
+    /// The clients whose tokens are accepted; `None` when all are.
+    pub(in crate::token) clients: Option<HashSet<ClientId>>,
+    pub(in crate::token) tenants: Tenants,
+    pub(in crate::token) permissions: Permissions,
     pub(in crate::token) leeway: Duration,
     pub(in crate::token) max_lifetime: Duration,
+    pub(in crate::token) max_age: Option<Duration>,
     pub(in crate::token) requires_token_id: bool,
 }
 
-/// How a kind of issuer writes its tokens.
+/// How a kind of issuer writes its tokens. One for each preset, in the preset's file; what it leaves out is as [`Profile::BASE`] has it.
 pub(in crate::token) struct Profile {
-    pub(super) algorithms: &'static [Algorithm],
+    pub(in crate::token) algorithms: &'static [Algorithm],
     /// Accepted `typ` of the header, in lower case and without `application/`.
-    types: &'static [&'static str],
-    type_may_be_absent: bool,
+    pub(in crate::token) types: &'static [&'static str],
+    pub(in crate::token) type_may_be_absent: bool,
+    /// True where a list of clients says for whom a token is, because there is no `aud`.
+    pub(in crate::token) clients_name_audience: bool,
     /// Claims that must be there beyond `iss`, `exp`, `aud` and `sub`.
     pub(in crate::token) required: &'static [&'static str],
+    /// Claims by which the issuer tells its kinds of token apart, and what an access token says there.
+    pub(in crate::token) says: &'static [(&'static str, &'static str)],
+    /// Claims that show another kind of token at every other issuer.
+    pub(in crate::token) legal: &'static [&'static str],
     /// Claims that name the client; those that are there must agree.
     pub(in crate::token) client: &'static [&'static str],
-    /// The array that carries scope where there is no `scope`.
-    pub(in crate::token) scope_array: Option<&'static str>,
+    pub(in crate::token) scope: ScopeClaim,
     pub(in crate::token) permissions: Option<&'static str>,
-    pub(in crate::token) roles: Option<&'static str>,
-    pub(in crate::token) tenant: Option<&'static str>,
-    pub(in crate::token) kind: KindRule,
+    pub(in crate::token) roles: fn(&Reader<'_>) -> Result<Vec<Arc<str>>, TokenError>,
+    /// The path to the claim that names the tenant.
+    pub(in crate::token) tenant: &'static [&'static str],
+    pub(in crate::token) token_id: Option<&'static str>,
+    /// Claims that are read of these tokens beyond those that are read of all.
+    pub(in crate::token) also_read: &'static [&'static str],
+    /// Tells who the token is about, after whatever else has to be checked at this kind of issuer.
+    pub(in crate::token) party: fn(&Facts<'_>) -> Result<Party, TokenError>,
+    /// Whether a key that names this issuer signs for the issuer that the token names.
+    pub(in crate::token) key_signs_for: fn(key: &str, token: &str) -> bool,
+    /// True where an issuer may have more names than its own ([`Issuer::add_alias`]).
+    pub(in crate::token) has_aliases: bool,
+    /// True where an issuer may have more domains than one ([`Issuer::add_domain`]).
+    pub(in crate::token) has_domains: bool,
+    /// What is wrong with a configuration at this kind of issuer alone.
+    pub(in crate::token) check: fn(&Issuer) -> Result<(), ConfigError>,
 }
 
-/// How the kind of the principal is found.
+/// Where scope is written, and in which form.
 #[derive(Clone, Copy)]
-pub(in crate::token) enum KindRule {
-    Auth0,
-    /// An agent when `sub_profile` says so, a client when `sub` is the client id, else a user.
-    SubjectIsClient,
+pub(in crate::token) enum ScopeClaim {
+    /// Nowhere: what is called scope there is none.
+    None,
+    /// Words split by single spaces.
+    Text(&'static str),
+    /// An array of words.
+    Array(&'static str),
+    /// `scope` as text or, without it, this array.
+    TextOrArray(&'static str),
+}
+
+/// What a token says of its party, for the rules of its kind of issuer.
+pub(in crate::token) struct Facts<'a> {
+    pub(in crate::token) claims: Reader<'a>,
+    /// The name of the issuer that the token gives.
+    pub(in crate::token) issuer: &'a str,
+    pub(in crate::token) subject: &'a str,
+    pub(in crate::token) client: Option<&'a str>,
+    /// True when the subject or the current actor is called an agent: then its kind is known.
+    pub(in crate::token) is_agent: bool,
+}
+
+/// Who a token is about.
+pub(in crate::token) struct Party {
+    pub(in crate::token) kind: PrincipalKind,
+    /// The stable id, where `sub` is not the best there is.
+    pub(in crate::token) user_id: Option<String>,
+}
+
+impl From<PrincipalKind> for Party {
+    fn from(kind: PrincipalKind) -> Self {
+        Self { kind, user_id: None }
+    }
+}
+
+impl Expectations {
+    /// Those of the keys that sign for the issuer that the token names: a key that names an issuer signs for that one alone.
+    pub(in crate::token) fn keys_for(&self, issuer: &IssuerId, keys: &JwkSet) -> JwkSet {
+        let signs = |key: &Jwk| key.issuer().is_none_or(|named| (self.profile.key_signs_for)(named, issuer.as_str()));
+        if keys.iter().all(signs) { keys.clone() } else { keys.iter().filter(|key| signs(key)).cloned().collect() }
+    }
 }
 
 impl Profile {
+    /// The strictest there is, and nobody's: each preset says where it differs.
+    pub(in crate::token) const BASE: Self = Self {
+        algorithms: &[Algorithm::Rs256],
+        types: &["jwt"],
+        type_may_be_absent: false,
+        clients_name_audience: false,
+        required: &[],
+        says: &[],
+        legal: &[],
+        client: &[],
+        scope: ScopeClaim::None,
+        permissions: None,
+        roles: |_| Ok(Vec::new()),
+        tenant: &[],
+        token_id: Some("jti"),
+        also_read: &[],
+        party: |_| Ok(PrincipalKind::User.into()),
+        key_signs_for: |key, token| key == token,
+        has_aliases: false,
+        has_domains: false,
+        check: |_| Ok(()),
+    };
+
     /// Whether the header's `typ` is that of an access token.
     ///
     /// [RFC 7515 §4.1.9](https://www.rfc-editor.org/rfc/rfc7515#section-4.1.9): case does not matter, and `application/` may be left out.
@@ -59,48 +146,9 @@ impl Profile {
     }
 }
 
-pub(super) const AUTH0: Profile = Profile {
-    algorithms: &[Algorithm::Rs256, Algorithm::Ps256],
-    types: &["jwt", "at+jwt"],
-    type_may_be_absent: false,
-    required: &[],
-    client: &["azp", "client_id"],
-    scope_array: None,
-    permissions: Some("permissions"),
-    roles: None,
-    tenant: Some("org_id"),
-    kind: KindRule::Auth0,
-};
-
-pub(super) const RFC9068: Profile = Profile {
-    algorithms: &Algorithm::ALL,
-    types: &["at+jwt"],
-    type_may_be_absent: false,
-    required: &["client_id", "iat", "jti"],
-    client: &["client_id"],
-    scope_array: None,
-    permissions: None,
-    roles: Some("roles"),
-    tenant: None,
-    kind: KindRule::SubjectIsClient,
-};
-
-pub(super) const OAUTH: Profile = Profile {
-    algorithms: &Algorithm::ALL,
-    types: &["at+jwt", "jwt"],
-    type_may_be_absent: true,
-    required: &[],
-    client: &["client_id", "azp"],
-    scope_array: Some("scp"),
-    permissions: None,
-    roles: Some("roles"),
-    tenant: None,
-    kind: KindRule::SubjectIsClient,
-};
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::{auth0::AUTH0, oauth::OAUTH, rfc9068::RFC9068};
 
     #[test]
     fn each_kind_of_issuer_has_its_own_typ_rule() {

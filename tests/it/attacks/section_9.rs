@@ -637,6 +637,129 @@ mod t_135 {
     }
 }
 
+/// The larger table, with the values and remedies that the texts hold, is `tests/it/stack/config.rs`. There is no configuration
+/// file whose unknown keys could be skipped: what is misspelt does not compile.
+#[tokio::test]
+async fn t_136_what_would_weaken_the_gate_does_not_build_and_names_its_field() {
+    use std::time::Duration;
+
+    use portcullis::{
+        ConfigError, Issuer,
+        key::{JwkSet, Remote},
+        mint::{LocalSigner, Minter},
+        outbound::OutboundBuilder,
+        policy::{Opa, Rego},
+        principal::{Actor, IssuerId, Subject},
+        scope::any_of,
+        token::Verifier,
+    };
+    let idp = TestIssuer::start().await;
+    let oauth = |url: &str, audience: &str| Issuer::oauth(url, audience).with_keys(idp.key_set());
+    let good = || oauth("https://login.acme.example/", "https://api.acme.example");
+    let verifier = |issuer: Issuer| Verifier::builder(issuer).build().map(drop);
+    let rules = |rules: Rules| rules.check();
+    let minter = |lifetime| {
+        let signer = Arc::new(LocalSigner::generate(portcullis::key::Algorithm::Ed25519).unwrap());
+        let gateway = Actor::new(Subject::new("gateway"));
+        let builder = Minter::builder(IssuerId::new("https://internal.example"), gateway, signer);
+        builder.with_max_lifetime(lifetime).build().map(drop)
+    };
+    let zero = Duration::ZERO;
+    let table: [(&str, Result<(), ConfigError>, &str); 33] = [
+        ("the control", verifier(good()), ""),
+        ("empty list of algorithms", verifier(good().with_algorithms([])), "issuer.algorithms"),
+        ("empty key set", verifier(good().with_keys(JwkSet::default())), "key.source"),
+        ("empty list of scopes", rules(Rules::new().get("/jobs", scopes(all_of::<&str>([])))), "rules[0]"),
+        ("empty list to choose from", rules(Rules::new().get("/jobs", scopes(any_of::<&str>([])))), "rules[0]"),
+        ("http issuer", verifier(oauth("http://login.acme.example/", "a")), "issuer.url"),
+        ("no scheme", verifier(oauth("login.acme.example", "a")), "issuer.url"),
+        ("file issuer", verifier(oauth("file:///etc/issuer", "a")), "issuer.url"),
+        ("issuer with a password", verifier(oauth("https://a:b@login.acme.example/", "a")), "issuer.url"),
+        ("issuer with a query", verifier(oauth("https://login.acme.example/?a=b", "a")), "issuer.url"),
+        ("issuer with a fragment", verifier(oauth("https://login.acme.example/#a", "a")), "issuer.url"),
+        ("blank issuer", verifier(oauth("", "a")), "issuer.url"),
+        ("loopback in disguise", verifier(oauth("http://127.0.0.1.evil.example/", "a")), "issuer.url"),
+        ("http key set", verifier(good().with_jwks_url("http://login.acme.example/jwks")), "key.remote.url"),
+        ("blank audience", verifier(oauth("https://login.acme.example/", " ")), "issuer.audience"),
+        ("second audience blank", verifier(good().add_audience("")), "issuer.audience"),
+        (
+            "every user's audience",
+            {
+                let issuer = Issuer::auth0("acme.eu.auth0.com", "https://acme.eu.auth0.com/userinfo");
+                verifier(issuer.with_keys(idp.key_set()))
+            },
+            "issuer.audience",
+        ),
+        ("skew over the cap", verifier(good().with_leeway(Duration::from_secs(121))), "issuer.leeway"),
+        ("no lifetime", verifier(good().with_max_lifetime(zero)), "issuer.max_lifetime"),
+        (
+            "no room for a token",
+            Verifier::builder(good()).with_max_token_size(0).build().map(drop),
+            "verifier.max_token_size",
+        ),
+        ("an issuer twice", Verifier::builder(good()).add_issuer(good()).build().map(drop), "issuer.url"),
+        (
+            "no time for keys",
+            Remote::url("https://a.example/").with_deadline(zero).build().map(drop),
+            "key.remote.deadline",
+        ),
+        (
+            "no room for keys",
+            Remote::url("https://a.example/").with_max_document(0).build().map(drop),
+            "key.remote.max_document",
+        ),
+        ("no time for a call", OutboundBuilder::new(zero, 1).build().map(drop), "outbound.deadline"),
+        (
+            "no time to connect",
+            { OutboundBuilder::new(Duration::from_secs(1), 1).with_connect_timeout(zero).build().map(drop) },
+            "outbound.connect_timeout",
+        ),
+        (
+            "no room for an answer",
+            OutboundBuilder::new(Duration::from_secs(1), 0).build().map(drop),
+            "outbound.max_response",
+        ),
+        (
+            "no time for a decision",
+            Opa::builder("https://opa.example").with_deadline(zero).build().map(drop),
+            "policy.opa.deadline",
+        ),
+        (
+            "no decision at a time",
+            Opa::builder("https://opa.example").with_max_in_flight(0).build().map(drop),
+            "policy.opa.max_in_flight",
+        ),
+        ("http policy server", Opa::builder("http://opa.example").build().map(drop), "policy.opa.url"),
+        (
+            "a rule that the policy lacks",
+            {
+                Rego::from_source(
+                    "a.rego",
+                    "package authz\n\nimport rego.v1\n\ndefault allow := false\n",
+                    "data.authz.alow",
+                )
+                .map(drop)
+            },
+            "policy.rego.decision_path",
+        ),
+        (
+            "no room for records",
+            Audit::builder(Arc::new(Memory::new())).with_capacity(0).start().map(drop),
+            "audit.capacity",
+        ),
+        ("minted tokens without a life", minter(zero), "minter.max_lifetime"),
+        ("minted tokens of a day", minter(Duration::from_secs(86_400)), "minter.max_lifetime"),
+    ];
+    for (name, outcome, field) in table {
+        let found = outcome.as_ref().err().map_or("", ConfigError::field);
+        assert_eq!(found, field, "{name}: {outcome:?}");
+        if let Err(error) = outcome {
+            let text = error.to_string();
+            assert!(text.contains(&format!("`{field}`")), "{name}: the path is not in {text:?}");
+        }
+    }
+}
+
 mod t_137 {
     use super::*;
 
@@ -670,5 +793,62 @@ mod t_137 {
         let logged = log.text().lines().any(|line| line.contains("ERROR") && line.contains("testing"));
         assert_eq!(logged, is_release, "{}", log.text());
         assert_eq!(stack.report().to_string().contains("RELEASE BUILD"), is_release, "{}", stack.report());
+    }
+}
+
+mod t_138 {
+    use super::*;
+    use crate::attacks::edge::{Edge, OPTIONAL};
+
+    #[tokio::test]
+    async fn t_138_an_absent_token_is_nobody_and_a_bad_one_is_always_refused() {
+        let edge = Edge::new().await;
+        let (http, grpc) = edge.both(OPTIONAL, &[]).await;
+        for seen in [http, grpc] {
+            seen.assert_ran("no token");
+            assert_eq!((&seen.record["principal"], &seen.record["user_id"]), (&json!("anonymous"), &Value::Null));
+        }
+        let stranger = TestIssuer::start().await;
+        let good = || edge.good();
+        let bound = json!({"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"});
+        for (name, token, reason) in [
+            ("expired", good().expired(), "token_expired"),
+            ("not yet valid", good().claim("nbf", 1_800_000_031), "token_not_yet_valid"),
+            ("tampered", good().tampered(), "token_signature"),
+            ("of another key", good().signed_by(&stranger), "token_signature"),
+            ("of an unknown key", good().kid("unknown"), "token_unknown_key"),
+            ("alg none", good().header("alg", "none").signature([]), "token_algorithm"),
+            ("of another issuer", good().claim("iss", stranger.url()), "token_issuer"),
+            ("for another audience", good().audience("https://other.example"), "token_audience"),
+            ("of another kind", good().typ("JWT"), "token_type"),
+            ("without exp", good().without("exp"), "token_claim_missing"),
+            ("with an odd sub", good().claim("sub", 7), "token_claim_malformed"),
+            ("bound to a key", good().claim("cnf", bound), "token_bound"),
+            ("too long", good().claim("x", "x".repeat(20_000)), "token_too_long"),
+        ] {
+            // On a guarded route and on an optional one, over both protocols.
+            edge.refuses(token.mint().as_str(), reason, name).await;
+        }
+        for token in ["AA", "null", "undefined", "anonymous", "guest", "-", "..", "e30.e30."] {
+            edge.refuses_for_one_of(token, &["token_malformed", "token_issuer"], token).await;
+        }
+        edge.finds_malformed(&[b"Bearer"], "credentials_empty", "no token behind the scheme").await;
+        edge.finds_malformed(&[b""], "credentials_scheme", "an empty header").await;
+
+        // The good one is its subject there, and not nobody.
+        let bearer = good().mint().bearer();
+        let seen = edge.http(OPTIONAL.0, &[bearer.as_bytes()]).await;
+        seen.assert_ran("a good token");
+        assert_eq!(seen.record["user_id"], "auth0|mallory");
+    }
+
+    #[tokio::test]
+    async fn t_138_keys_that_cannot_be_had_make_nobody_of_nobody() {
+        let edge = Edge::without_keys().await;
+        let bearer = edge.good().mint().bearer();
+        let (http, grpc) = edge.both(OPTIONAL, &[bearer.as_bytes()]).await;
+        assert_eq!((http.status, http.reason(), http.ran), (503, "keys_unavailable", false), "{http:?}");
+        assert_eq!((grpc.grpc, grpc.reason(), grpc.ran), (Some(14), "keys_unavailable", false), "{grpc:?}");
+        edge.http(OPTIONAL.0, &[]).await.assert_ran("no token");
     }
 }

@@ -1,12 +1,15 @@
 //! The ways to be refused, each with what the caller may know and what the audit record says.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use portcullis::testing::{TestToken, TokenBuilder};
+use portcullis::{
+    testing::{TestToken, TokenBuilder},
+    time::{Clock, SystemClock},
+};
 use serde_json::json;
 
 use super::{
     golden::Class,
-    world::{Rulebook, World},
+    world::{REVOKED, Rulebook, World},
 };
 use crate::support::alice;
 
@@ -57,6 +60,8 @@ const REPORT_GRPC: &[Place] = &[("POST", "/jobs.v1.Jobs/Report")];
 
 const MEMBERS: &[Place] = &[("GET", "/members"), ("HEAD", "/members")];
 const MEMBERS_GRPC: &[Place] = &[("POST", "/jobs.v1.Jobs/Members")];
+/// A gRPC method has no path parameter.
+const TENANT: &[Place] = &[("GET", "/orgs/acme"), ("HEAD", "/orgs/acme")];
 const UNKNOWN: &[Place] =
     &[("GET", "/no-such-route"), ("HEAD", "/no-such-route"), ("PUT", "/no-such-route"), ("OPTIONS", "/no/such/route")];
 const UNKNOWN_GRPC: &[Place] = &[("POST", "/no-such-route"), ("GET", "/a/b/c"), ("POST", "/jobs.v1.Jobs/List/")];
@@ -153,16 +158,22 @@ pub fn causes(world: &World) -> Vec<Cause> {
         token("no iss", "token_issuer", good().without("iss").mint()),
         token("another iss", "token_issuer", world.stranger.token().mint()),
         token("another aud", "token_audience", good().audience("https://other.example").mint()),
+        token("another client", "token_client", good().client("other").mint()),
+        token("another tenant", "token_tenant", world.organized.token().claim("org_id", "org_2").mint()),
+        token("an ID token", "token_wrong_kind", good().claim("nonce", "n").mint()),
+        token("too old", "token_too_old", good().claim("iat", SystemClock.now().as_secs() - 7200).mint()),
         token("another typ", "token_type", good().typ("JWT").mint()),
         token(
             "bound to a key",
             "token_bound",
             good().claim("cnf", json!({ "jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" })).mint(),
         ),
+        token("revoked", "token_revoked", good().claim("jti", REVOKED).mint()),
         token("oversize", "token_too_long", good().claim("padding", "x".repeat(20_000)).mint()),
         row("keys unavailable", Unavailable, "keys_unavailable", bearer(world.broken.token()), ANYWHERE, ANYWHERE_GRPC),
         row("scope missing", Forbidden, "scope_insufficient", bearer(good().without("scope")), JOBS, JOBS_GRPC),
         row("scope of another route", Forbidden, "scope_insufficient", bearer(good()), REPORT, REPORT_GRPC),
+        row("no tenant, where the path names one", Forbidden, "tenant_mismatch", bearer(good()), TENANT, &[]),
         by_policy(Forbidden, "policy_denied", "denied"),
         by_policy(Forbidden, "policy_undefined", "undefined"),
         by_policy(Forbidden, "policy_obligation_unfulfilled", "obliged"),

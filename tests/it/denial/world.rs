@@ -10,14 +10,21 @@ use portcullis::{
     axum::protect,
     denial::{Profile, SignInRedirect},
     policy::{Opa, PolicyBackend},
+    principal::TokenId,
+    revocation::{Revocation, RevocationList},
     rules::{Access, optional, scopes},
     scope::all_of,
     testing::TestIssuer,
+    time::{Clock as _, SystemClock},
+    token::Tenants,
 };
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
 
 use crate::support::{self, AUDIENCE, BySubject, Counter, Host};
+
+/// The id of a token that was revoked.
+pub const REVOKED: &str = "the-revoked-one";
 
 pub const SIGN_IN: &str = "https://login.acme.example/authorize";
 
@@ -28,6 +35,8 @@ pub struct World {
     pub stranger: TestIssuer,
     /// Configured, and out of order.
     pub broken: TestIssuer,
+    /// Configured for the organization `org_1` alone.
+    pub organized: TestIssuer,
     pub stack: Stack,
     pub memory: Memory,
     pub handled: Counter,
@@ -52,16 +61,26 @@ pub enum Rulebook {
 impl World {
     pub async fn new() -> Self {
         let (idp, stranger, broken) = (TestIssuer::start().await, TestIssuer::start().await, TestIssuer::start().await);
+        let organized = TestIssuer::builder().with_auth0_domain("acme.eu.auth0.com").start().await;
         broken.fail(StatusCode::INTERNAL_SERVER_ERROR);
         let (silent, guard) = support::silent_address().await;
         let opa = Opa::builder(format!("http://{silent}")).with_deadline(Duration::from_millis(50)).build().unwrap();
         let policy: Arc<dyn PolicyBackend> = Arc::new(BySubject::with_stalled(Arc::new(opa)));
         let (memory, handled) = (Memory::new(), Counter::default());
-        let stack =
-            Stack::builder(Issuer::rfc9068(idp.url(), AUDIENCE), http_rules(Rulebook::Open), policy, memory.clone())
-                .add_issuer(Issuer::rfc9068(broken.url(), AUDIENCE))
-                .build()
-                .unwrap();
+        let revocations = RevocationList::new();
+        let revoked = Revocation::token_id(&idp.issuer_id(), &TokenId::new(REVOKED));
+        revocations.revoke(&revoked, SystemClock.now()).unwrap();
+        // Where alice's client alone may come in, with tokens of the last hour.
+        let strict = Issuer::rfc9068(idp.url(), AUDIENCE).with_clients(["web"]).with_max_age(Duration::from_secs(3600));
+        let members = Issuer::auth0("acme.eu.auth0.com", AUDIENCE)
+            .with_tenants(Tenants::known(["org_1"]))
+            .with_jwks_url(organized.jwks_url());
+        let stack = Stack::builder(strict, http_rules(Rulebook::Open), policy, memory.clone())
+            .add_issuer(Issuer::rfc9068(broken.url(), AUDIENCE))
+            .add_issuer(members)
+            .with_revocations(revocations)
+            .build()
+            .unwrap();
 
         let mut hosts = HashMap::new();
         for rulebook in [Rulebook::Open, Rulebook::Concealing] {
@@ -74,7 +93,7 @@ impl World {
             let routes = Routes::new(support::GrpcService::new(handled.clone()));
             hosts.insert((Server::Grpc, rulebook), Host::tonic(portcullis::tonic::protect(routes, grpc)).await);
         }
-        Self { idp, stranger, broken, stack, memory, handled, hosts, _silent: guard }
+        Self { idp, stranger, broken, organized, stack, memory, handled, hosts, _silent: guard }
     }
 }
 
@@ -89,6 +108,7 @@ pub fn router(handled: &Counter) -> axum::Router {
         .route("/jobs/{id}", handler())
         .route("/report", handler())
         .route("/members", handler())
+        .route("/orgs/{org}", handler())
         .route("/forgotten", handler())
         .fallback(async move || fallback.count())
 }
@@ -99,6 +119,7 @@ pub fn http_rules(rulebook: Rulebook) -> Rules {
         .get("/jobs/{id}", scopes(all_of(["jobs:read"])))
         .get("/report", reports(rulebook))
         .get("/members", optional())
+        .get("/orgs/{org}", scopes(all_of(["jobs:read"])).with_tenant_param("org"))
 }
 
 pub fn grpc_rules(rulebook: Rulebook) -> Rules {
