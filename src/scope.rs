@@ -265,6 +265,34 @@ mod tests {
 
     #[test]
     fn prints_the_wire_form() {
-        assert_eq!(Scope::parse("b a").unwrap().to_string(), "a b");
+        assert_eq!(Scope::parse("b a c").unwrap().to_string(), "a b c");
+        let word = ScopeToken::new("jobs:read").unwrap();
+        assert_eq!((word.as_str(), word.to_string()), ("jobs:read", "jobs:read".to_owned()));
+        assert_eq!(all_of(["b", "a"]).unwrap().to_string(), "all of a b");
+        assert_eq!(any_of(["b", "a"]).unwrap().to_string(), "any of a b");
+    }
+
+    #[test]
+    fn policies_read_words_and_lists_of_words() {
+        let scope = Scope::parse("b a").unwrap();
+        assert_eq!(serde_json::to_string(&scope).unwrap(), r#"["a","b"]"#);
+        assert_eq!(serde_json::to_string(&ScopeToken::new("a").unwrap()).unwrap(), r#""a""#);
+    }
+
+    #[test]
+    fn sets_are_compared_word_by_word() {
+        let (both, one, other) = (Scope::parse("a b").unwrap(), Scope::parse("a").unwrap(), Scope::parse("c").unwrap());
+        assert_eq!(both.iter().map(ScopeToken::as_str).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(both.iter().cloned().collect::<Scope>(), both);
+        assert_eq!((both.intersection(&one), both.intersection(&other)), (one.clone(), Scope::default()));
+        assert!(one.is_subset(&both) && !both.is_subset(&one) && !other.is_subset(&both));
+        assert!(!both.is_empty() && Scope::default().is_empty());
+        assert_eq!(all_of(["b", "a"]).unwrap().words(), &both);
+    }
+
+    #[test]
+    fn a_rule_takes_a_requirement_as_it_is() {
+        let requirement = all_of(["a"]).unwrap();
+        assert_eq!(Result::from(requirement.clone()).ok(), Some(requirement));
     }
 }

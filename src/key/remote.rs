@@ -110,6 +110,10 @@ impl Remote {
 
     async fn discovered(&self, issuer: &str, metadata: &Uri) -> Result<Uri, KeyError> {
         let document = self.fetch(metadata.clone()).await?;
+        // A derived struct would also be read from an array of its members' values, which is no metadata.
+        if !document.body().trim_ascii_start().starts_with(b"{") {
+            return Err(KeyError::invalid_document(RemoteError::NoObject));
+        }
         let found: Metadata = serde_json::from_slice(document.body())
             .map_err(|error| KeyError::invalid_document(RemoteError::NoMetadata(error)))?;
         // RFC 8414 §3.3: a document of another issuer must not be used, or one issuer could bring another's keys.
@@ -243,6 +247,8 @@ struct Metadata {
 enum RemoteError {
     #[error("answered with status {0}")]
     Status(StatusCode),
+    #[error("the discovery document is no JSON object")]
+    NoObject,
     #[error("the discovery document cannot be read")]
     NoMetadata(#[source] serde_json::Error),
     #[error("the `issuer` of the discovery document is not {expected:?}, byte for byte")]
@@ -432,6 +438,7 @@ mod tests {
             ("a file", metadata("{base}", "file:///etc/jwks.json")),
             ("credentials", metadata("{base}", "https://user:s3cr3t@example.com/jwks.json")),
             ("relative", metadata("{base}", "/jwks.json")),
+            ("the values in an array", ok(r#"["{base}","{base}/jwks.json"]"#)),
             ("a page", ok("<!doctype html><title>hello</title>")),
             ("nothing", ok("")),
             ("something after it", ok(r#"{"issuer":"{base}","jwks_uri":"{base}/jwks.json"} {}"#)),

@@ -165,5 +165,45 @@ impl std::error::Error for KeyError {
 
 #[cfg(test)]
 mod tests {
-    fn _is_dyn_compatible(_: std::sync::Arc<dyn super::KeySource>) {}
+    use std::error::Error as _;
+
+    use super::*;
+    use crate::{
+        key::{Algorithm, Fixed},
+        token::test_tokens::public_keys,
+    };
+
+    fn _is_dyn_compatible(_: Arc<dyn KeySource>) {}
+
+    #[tokio::test]
+    async fn a_shared_source_is_the_source_itself() {
+        let shared = Arc::new(Arc::new(Fixed::new(public_keys())));
+        let now = shared.load_now().unwrap().unwrap();
+        let later = Arc::clone(&shared).load(LoadRequest::default()).await.unwrap();
+        assert_eq!([now.set.len(), later.set.len()], [Algorithm::ALL.len(); 2]);
+    }
+
+    #[test]
+    fn an_error_says_what_kind_it_is_and_keeps_its_cause() {
+        let table = [
+            (KeyError::unavailable("why"), KeyErrorKind::Unavailable, "the key source is unavailable"),
+            (KeyError::timeout("why"), KeyErrorKind::Timeout, "the key source did not answer in time"),
+            (
+                KeyError::invalid_document("why"),
+                KeyErrorKind::InvalidDocument,
+                "the key source gave no usable key document",
+            ),
+        ];
+        for (error, kind, text) in table {
+            assert_eq!((error.kind(), error.to_string()), (kind, text.to_owned()));
+            assert_eq!(error.source().map(ToString::to_string), Some("why".to_owned()));
+        }
+    }
+
+    #[test]
+    fn keys_last_as_long_as_their_source_says() {
+        let keys = LoadedKeys::new(public_keys());
+        assert_eq!(keys.max_age, None);
+        assert_eq!(keys.with_max_age(Some(Duration::from_secs(7))).max_age, Some(Duration::from_secs(7)));
+    }
 }

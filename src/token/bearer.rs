@@ -239,6 +239,21 @@ mod tests {
     }
 
     #[test]
+    fn every_fault_has_its_own_code() {
+        let faults = [
+            (BearerError::Repeated, "credentials_repeated"),
+            (BearerError::List, "credentials_list"),
+            (BearerError::Scheme, "credentials_scheme"),
+            (BearerError::Spacing, "credentials_spacing"),
+            (BearerError::Empty, "credentials_empty"),
+            (BearerError::IllegalByte, "credentials_illegal_byte"),
+        ];
+        for (fault, code) in faults {
+            assert_eq!(fault.code(), code);
+        }
+    }
+
+    #[test]
     fn a_repeated_header_is_malformed_even_when_both_are_equal() {
         let mut headers = HeaderMap::new();
         headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer a.b.c"));

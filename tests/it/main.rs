@@ -24,7 +24,11 @@ mod denial;
 
 mod examples;
 
+mod mutations;
+
 mod policy;
+
+mod properties;
 
 mod recipes;
 
