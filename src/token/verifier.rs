@@ -229,9 +229,20 @@ impl<'a> Unresolved<'a> {
 }
 
 impl Trusted {
-    /// Checks the configuration and starts to load keys, unless `earlier` has them from the same place.
-    pub(super) fn new(issuer: Issuer, clock: &Arc<dyn Clock>, earlier: Option<&Self>) -> Result<Self, ConfigError> {
-        let (name, key_origin) = (issuer.url().to_owned(), issuer.key_origin());
+    /// Checks the configuration and starts to load keys.
+    fn new(issuer: Issuer, clock: &Arc<dyn Clock>) -> Result<Self, ConfigError> {
+        let key_origin = issuer.key_origin();
+        Self::renewed(issuer, key_origin, clock, None)
+    }
+
+    /// As [`new`](Self::new), but keys that `earlier` has from the same place are used on.
+    pub(super) fn renewed(
+        issuer: Issuer,
+        key_origin: KeyOrigin,
+        clock: &Arc<dyn Clock>,
+        earlier: Option<&Self>,
+    ) -> Result<Self, ConfigError> {
+        let name = issuer.url().to_owned();
         let (expectations, source) = issuer.into_parts()?;
         let keys = match earlier.filter(|earlier| earlier.key_origin.is_same_as(&key_origin)) {
             Some(earlier) => Arc::clone(&earlier.keys),
@@ -381,7 +392,7 @@ impl VerifierBuilder {
         let mut issuers: Vec<Arc<Trusted>> = Vec::new();
         let mut by_id = HashMap::new();
         for issuer in self.issuers {
-            let trusted = Arc::new(Trusted::new(issuer, &self.clock, None)?);
+            let trusted = Arc::new(Trusted::new(issuer, &self.clock)?);
             for id in &trusted.expectations.ids {
                 if by_id.insert(id.clone(), Arc::clone(&trusted)).is_some() {
                     let remedy = "configure each issuer once; `add_audience` accepts more audiences";

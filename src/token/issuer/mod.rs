@@ -15,6 +15,8 @@ use crate::{
     key::{Algorithm, Fixed, JwkSet, KeySource},
     principal::{Audience, IssuerId},
 };
+#[cfg(feature = "remote-jwks")]
+use crate::{key::Remote, outbound::Outbound};
 
 /// An issuer whose access tokens are accepted: who it is, for whom its tokens must be, and how it writes them.
 ///
@@ -176,6 +178,19 @@ impl Issuer {
         &self.url
     }
 
+    /// Fetches the keys, where they have an address, through this client: what many issuers share.
+    #[cfg(feature = "remote-jwks")]
+    pub(super) fn fetching_through(mut self, outbound: &Outbound) -> Result<Self, ConfigError> {
+        let remote = match &self.keys {
+            Keys::Discovery => Remote::discover(&self.url),
+            Keys::Url(url) => Remote::url(url),
+            Keys::Bundle(url) => Remote::bundle(url),
+            Keys::Source(_) => return Ok(self),
+        };
+        self.keys = Keys::Source(Arc::new(remote.with_outbound(outbound.clone()).build()?));
+        Ok(self)
+    }
+
     pub(super) fn key_origin(&self) -> KeyOrigin {
         KeyOrigin { url: self.url.clone(), keys: self.keys.clone() }
     }
@@ -243,8 +258,6 @@ impl Issuer {
 
     #[cfg(feature = "remote-jwks")]
     fn key_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
-        use crate::key::Remote;
-
         Ok(match &self.keys {
             Keys::Discovery => Arc::new(Remote::discover(&self.url).build()?),
             Keys::Url(url) => Arc::new(Remote::url(url).build()?),
