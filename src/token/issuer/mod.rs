@@ -55,14 +55,8 @@ pub struct Issuer {
 #[derive(Clone)]
 enum Keys {
     Discovery,
-    Url(
-        #[cfg_attr(not(feature = "remote-jwks"), expect(dead_code, reason = "without the feature a URL is an error"))]
-        String,
-    ),
-    Bundle(
-        #[cfg_attr(not(feature = "remote-jwks"), expect(dead_code, reason = "without the feature a URL is an error"))]
-        String,
-    ),
+    Url(String),
+    Bundle(String),
     Source(Arc<dyn KeySource>),
 }
 
