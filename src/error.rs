@@ -58,10 +58,6 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    #[cfg_attr(
-        not(any(feature = "rego", feature = "mint")),
-        expect(dead_code, reason = "the parts that call it are not compiled in")
-    )]
     pub(crate) fn missing(field: impl Into<Cow<'static, str>>, remedy: impl Into<Cow<'static, str>>) -> Self {
         Self::Missing { field: field.into(), remedy: remedy.into() }
     }

@@ -1,3 +1,5 @@
+#[cfg(feature = "remote-jwks")]
+use std::sync::OnceLock;
 use std::{
     collections::HashMap,
     hash::{BuildHasher as _, RandomState},
@@ -15,6 +17,8 @@ use super::{
     Issuer, ResolveError, ResolveIssuer, ResolveRequest, ResolvedIssuers, TokenError, resolve::Settings,
     verifier::Trusted,
 };
+#[cfg(feature = "remote-jwks")]
+use crate::outbound::{Outbound, OutboundBuilder};
 use crate::{ConfigError, error, key::KeyErrorKind, principal::IssuerId, time::Clock};
 
 /// The issuers that were looked up, and the look-ups under way: what [`ResolvedIssuers`] promises.
@@ -27,6 +31,9 @@ pub(super) struct Directory {
     runtime: Handle,
     /// Unknown names are attacker text: kept as keyed hashes, they take eight bytes each and cannot be made to collide.
     hasher: RandomState,
+    /// One for the keys of all: a client of its own for each issuer would cost each look-up a certificate store.
+    #[cfg(feature = "remote-jwks")]
+    outbound: OnceLock<Outbound>,
     /// Never held while anything of the application runs.
     state: Mutex<State>,
 }
@@ -66,7 +73,7 @@ impl Directory {
         clock: Arc<dyn Clock>,
         revocable: Option<Duration>,
     ) -> Result<Arc<Self>, ConfigError> {
-        let ResolvedIssuers { resolver, settings } = issuers;
+        let settings = issuers.settings;
         settings.check()?;
         let room = |entries| NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN);
         let state = State {
@@ -78,10 +85,12 @@ impl Directory {
             failed: Complaint::default(),
         };
         Ok(Arc::new(Self {
-            resolver,
+            resolver: issuers.resolver,
             settings,
             clock,
             revocable,
+            #[cfg(feature = "remote-jwks")]
+            outbound: issuers.outbound.map(OnceLock::from).unwrap_or_default(),
             runtime: error::runtime("resolved_issuers")?,
             hasher: RandomState::new(),
             state: Mutex::new(state),
@@ -184,6 +193,26 @@ impl Directory {
         Some((Flight { tenants: Arc::clone(self), name, is_stranger, tell, answer: None }, landed))
     }
 
+    #[cfg(feature = "remote-jwks")]
+    fn share_client(&self, issuer: Issuer) -> Result<Issuer, ConfigError> {
+        let outbound = match self.outbound.get() {
+            Some(outbound) => outbound,
+            None => {
+                let builder = OutboundBuilder::new(FETCH_DEADLINE, MAX_DOCUMENT);
+                // Where there is no certificate store, local issuers still work, and no other one is believed.
+                let outbound = builder.clone().build().or_else(|_| builder.without_tls().build())?;
+                self.outbound.get_or_init(|| outbound)
+            }
+        };
+        issuer.fetching_through(outbound)
+    }
+
+    #[cfg(not(feature = "remote-jwks"))]
+    #[expect(clippy::unnecessary_wraps, reason = "as with the feature")]
+    fn share_client(&self, issuer: Issuer) -> Result<Issuer, ConfigError> {
+        Ok(issuer)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in there can be left half done: a panic elsewhere is no reason to stop serving.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -238,7 +267,10 @@ impl Flight {
         let Directory { clock, settings, revocable, .. } = &*self.tenants;
         let earlier = self.tenants.lock().known.peek(&*self.name).cloned();
         let earlier = earlier.as_ref().map(|tenant| &*tenant.trusted);
-        let trusted = Trusted::new(issuer, clock, *revocable, earlier).map_err(Failure::Configuration)?;
+        let key_origin = issuer.key_origin();
+        let trusted = self.tenants.share_client(issuer);
+        let trusted = trusted.and_then(|issuer| Trusted::renewed(issuer, key_origin, clock, *revocable, earlier));
+        let trusted = trusted.map_err(Failure::Configuration)?;
         let now = clock.elapsed();
         Ok(Arc::new(Tenant {
             id: IssuerId::new(Arc::clone(&self.name)),
@@ -353,6 +385,11 @@ fn line(text: &str) -> String {
 /// In bytes: longer than any address that is of use.
 const MAX_NAME: usize = 2_048;
 const MAX_CAUSE: usize = 512;
+/// The bounds of `key::Remote`.
+#[cfg(feature = "remote-jwks")]
+const FETCH_DEADLINE: Duration = Duration::from_secs(3);
+#[cfg(feature = "remote-jwks")]
+const MAX_DOCUMENT: usize = 256 * 1024;
 const MAX_REFUSED: usize = 10_000;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -763,7 +800,9 @@ mod tests {
         let shut = Store::shut(|name| Ok(Some(tenant(name))));
         let tenants = tenants(issuers(&shut).with_max_concurrent(1), &clock);
         tenants.lock().known.put(IssuerId::new(url(1)), {
-            let trusted = Trusted::new(tenant(&url(1)), &tenants.clock, None, None).unwrap();
+            let issuer = tenant(&url(1));
+            let origin = issuer.key_origin();
+            let trusted = Trusted::renewed(issuer, origin, &tenants.clock, None, None).unwrap();
             let (renew_at, until) = (Duration::ZERO, Duration::from_secs(1));
             Arc::new(Tenant { id: IssuerId::new(url(1)), trusted: Arc::new(trusted), renew_at, until })
         });
@@ -856,6 +895,33 @@ mod tests {
         settle().await;
         assert_eq!(refused(&verifier, &newer).await, None);
         assert_eq!((store.asked(), slow.0.load(SeqCst)), (2, 1));
+    }
+
+    #[cfg(feature = "remote-jwks")]
+    #[tokio::test]
+    async fn keys_with_an_address_are_fetched_through_the_one_client_and_kept_across_renewals() {
+        let fetched = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&fetched);
+        let client = tower::service_fn(move |request: http::Request<bytes::Bytes>| {
+            log.lock().unwrap().push(request.uri().to_string());
+            async { Ok::<_, crate::outbound::OutboundError>(http::Response::new(bytes::Bytes::from_static(KEYS))) }
+        });
+        const KEYS: &[u8] =
+            br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+        let keys = |name: &str| format!("{name}/jwks.json");
+        let store =
+            Store::new(move |name| Ok(Some(Issuer::oauth(name, "https://api.example").with_jwks_url(keys(name)))));
+        let clock = Stopped::default();
+        let issuers = issuers(&store).with_outbound(Outbound::new(client));
+        let verifier = Verifier::resolving(issuers).with_clock(clock.clone()).build().unwrap();
+        for pass in [0, 240, 0] {
+            clock.pass(pass);
+            for number in [1, 2] {
+                assert_eq!(refused(&verifier, &of(&url(number))).await, Some(TokenError::Signature));
+            }
+            settle().await;
+        }
+        assert_eq!((store.asked(), &*fetched.lock().unwrap()), (4, &vec![keys(&url(1)), keys(&url(2))]));
     }
 
     #[derive(Clone, Default)]

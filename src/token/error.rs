@@ -15,10 +15,11 @@ pub enum TokenError {
     /// Not three base64url segments with JSON objects in the first two. Nothing was verified.
     #[error("not a compact JWS: {0}")]
     Malformed(&'static str),
-    /// The header names an extension that must be understood and is not (`crit`), or one that is never accepted (`b64`, `zip`, `enc`).
+    /// The header names an extension that must be understood and is not (`crit`), or one that is never accepted (`b64`, `zip`, `enc`);
+    /// in a JWT-SVID any but `alg`, `kid` and `typ`.
     #[error("the header has `{0}`, which is not accepted")]
     HeaderParameter(&'static str),
-    /// The payload has no `iss`, or none that is configured. Nothing was verified.
+    /// The payload has no `iss`, or none that is configured or that the resolver knows. Nothing was verified.
     #[error("`iss` is none of the configured issuers")]
     UnknownIssuer,
     /// The header's `typ` is not that of an access token of this issuer. Nothing was verified.
@@ -27,7 +28,7 @@ pub enum TokenError {
     /// The header's `alg` is not allowed for this issuer. Nothing was verified.
     #[error("`alg` is not allowed for this issuer")]
     Algorithm,
-    /// The issuer's keys cannot be had: an outage on our side, not a bad token.
+    /// The issuer's keys cannot be had, or the issuer cannot be looked up now: an outage on our side, not a bad token.
     #[error("the keys of the issuer are not available")]
     KeysUnavailable(KeyErrorKind),
     /// No key of the issuer has the header's `kid` and algorithm.

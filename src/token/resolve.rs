@@ -4,6 +4,8 @@ use async_trait::async_trait;
 
 use super::Issuer;
 use crate::ConfigError;
+#[cfg(feature = "remote-jwks")]
+use crate::outbound::Outbound;
 
 /// Finds the issuer of a token among more than can be configured: the tenants of an application, say, each with an identity provider
 /// of its own.
@@ -129,12 +131,14 @@ impl ResolveError {
 /// [`Verifier::health`](super::Verifier::health) does not speak of resolved issuers: with many of them the keys of some are always out of
 /// reach, and a store that is down leaves those in memory working, so neither is a reason to take the whole service out of rotation.
 ///
-/// Each [`Issuer`] with a key address of its own also gets an HTTP client of its own. Where there are many, share one:
-/// `with_key_source(key::Remote::discover(url).with_outbound(client.clone()).build()?)`.
+/// Keys that have an address are fetched through one HTTP client for all of these issuers. Where tenants choose the address of their keys
+/// themselves, give it one that reaches nothing internal (`with_outbound`).
 #[derive(Clone)]
 pub struct ResolvedIssuers {
     pub(super) resolver: Arc<dyn ResolveIssuer>,
     pub(super) settings: Settings,
+    #[cfg(feature = "remote-jwks")]
+    pub(super) outbound: Option<Outbound>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -157,7 +161,21 @@ impl ResolvedIssuers {
             deadline: Duration::from_secs(3),
             max_concurrent: 64,
         };
-        Self { resolver: Arc::new(resolver), settings }
+        Self {
+            resolver: Arc::new(resolver),
+            settings,
+            #[cfg(feature = "remote-jwks")]
+            outbound: None,
+        }
+    }
+
+    /// Fetches keys through this client: for a proxy, for private roots, for a network that reaches nothing internal. Default one of
+    /// its own. Issuers with a key source of their own do not use it.
+    #[cfg(feature = "remote-jwks")]
+    #[must_use]
+    pub fn with_outbound(mut self, outbound: Outbound) -> Self {
+        self.outbound = Some(outbound);
+        self
     }
 
     /// How many issuers are kept in memory. Default 1 024; from 1 to 65 536.

@@ -325,15 +325,22 @@ impl<'a> Unresolved<'a> {
 }
 
 impl Trusted {
-    /// Checks the configuration and starts to load keys, unless `earlier` has them from the same place. `revocable` is the longest life
-    /// of a token that the list of revocations is good for.
-    pub(super) fn new(
+    /// Checks the configuration and starts to load keys. `revocable` is the longest life of a token that the list of revocations is
+    /// good for.
+    fn new(issuer: Issuer, clock: &Arc<dyn Clock>, revocable: Option<Duration>) -> Result<Self, ConfigError> {
+        let key_origin = issuer.key_origin();
+        Self::renewed(issuer, key_origin, clock, revocable, None)
+    }
+
+    /// As [`new`](Self::new), but keys that `earlier` has from the same place are used on.
+    pub(super) fn renewed(
         issuer: Issuer,
+        key_origin: KeyOrigin,
         clock: &Arc<dyn Clock>,
         revocable: Option<Duration>,
         earlier: Option<&Self>,
     ) -> Result<Self, ConfigError> {
-        let (name, key_origin, seed) = (issuer.url().to_owned(), issuer.key_origin(), issuer.key_seed().cloned());
+        let (name, seed) = (issuer.url().to_owned(), issuer.key_seed().cloned());
         let (expectations, mode) = issuer.into_parts()?;
         check_lifetime(&expectations, revocable)?;
         let earlier = earlier.filter(|earlier| earlier.key_origin.is_same_as(&key_origin)).and_then(Self::cache);
@@ -531,7 +538,7 @@ impl VerifierBuilder {
                 let remedy = "give each issuer a file of its own: one would overwrite the other's keys";
                 return Err(ConfigError::invalid("issuer.key_seed", path.display().to_string(), remedy));
             }
-            let trusted = Arc::new(Trusted::new(issuer, &self.clock, revocable, None)?);
+            let trusted = Arc::new(Trusted::new(issuer, &self.clock, revocable)?);
             for id in &trusted.expectations.ids {
                 if by_id.insert(id.clone(), Arc::clone(&trusted)).is_some() {
                     let remedy = "configure each issuer once; `add_audience` accepts more audiences";

@@ -148,7 +148,7 @@ mod issuer_resolver {
             Some(trust_domain) => Issuer::spiffe(trust_domain, "https://api.example"),
             None => Issuer::oauth(name, "https://api.example"),
         };
-        issuer.with_jwks_url("https://keys.example/jwks.json")
+        issuer.with_jwks_url("http://127.0.0.1:1/jwks.json")
     }
 
     fn exact(name: &str) -> Resolved {

@@ -31,6 +31,8 @@ use crate::{
     key::{Algorithm, Fixed, JwkSet, KeySource, SharedSecret},
     principal::{Audience, ClientId, IssuerId},
 };
+#[cfg(feature = "remote-jwks")]
+use crate::{key::Remote, outbound::Outbound};
 
 /// An issuer whose access tokens are accepted: who it is, for whom its tokens must be, and how it writes them.
 ///
@@ -96,14 +98,8 @@ pub struct Issuer {
 #[derive(Clone)]
 enum Keys {
     Discovery,
-    Url(
-        #[cfg_attr(not(feature = "remote-jwks"), expect(dead_code, reason = "without the feature a URL is an error"))]
-        String,
-    ),
-    Bundle(
-        #[cfg_attr(not(feature = "remote-jwks"), expect(dead_code, reason = "without the feature a URL is an error"))]
-        String,
-    ),
+    Url(String),
+    Bundle(String),
     Source(Arc<dyn KeySource>),
     /// To be given: this kind of issuer publishes them to nobody that it does not know.
     Given,
@@ -288,6 +284,19 @@ impl Issuer {
         self.ids.first().map_or("", String::as_str)
     }
 
+    /// Fetches the keys, where they have an address, through this client: what many issuers share.
+    #[cfg(feature = "remote-jwks")]
+    pub(super) fn fetching_through(mut self, outbound: &Outbound) -> Result<Self, ConfigError> {
+        let remote = match &self.keys {
+            Keys::Discovery => Remote::discover(self.url()),
+            Keys::Url(url) => Remote::url(url),
+            Keys::Bundle(url) => Remote::bundle(url),
+            Keys::Source(_) | Keys::Given | Keys::Secret(_) => return Ok(self),
+        };
+        self.keys = Keys::Source(Arc::new(remote.with_outbound(outbound.clone()).build()?));
+        Ok(self)
+    }
+
     pub(super) fn key_origin(&self) -> KeyOrigin {
         KeyOrigin { url: self.url().to_owned(), keys: self.keys.clone() }
     }
@@ -417,8 +426,6 @@ impl Issuer {
 
     #[cfg(feature = "remote-jwks")]
     fn key_mode(&self) -> Result<KeyMode, ConfigError> {
-        use crate::key::Remote;
-
         Ok(match &self.keys {
             Keys::Discovery => KeyMode::Source(Arc::new(Remote::discover(self.url()).build()?)),
             Keys::Url(url) => KeyMode::Source(Arc::new(Remote::url(url).build()?)),
