@@ -12,11 +12,11 @@ use serde_json::{Map, Number, Value};
 ///
 /// Stricter than JSON demands ([RFC 8725 §2.4](https://www.rfc-editor.org/rfc/rfc8725#section-2.4), [RFC 7519
 /// §4](https://www.rfc-editor.org/rfc/rfc7519#section-4)): a repeated member anywhere, more than 32 levels, more than 256 members in
-/// one object and more than 4096 values in all (an object that is not empty counts as 16) are refused, so that whoever reads the same
-/// bytes reads the same claims, at a bounded cost. `None` for whatever is not accepted: the text of a parser's error would quote the
-/// token.
+/// one object, and more than 1024 values in all are refused (in a text over 16 KiB, more than one for each 16 bytes), so that whoever
+/// reads the same bytes reads the same claims, at a bounded cost. `None` for whatever is not accepted: the text of a parser's error
+/// would quote the token.
 pub(crate) fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
-    match read(bytes, Strict::keeping(&Cell::new(MAX_VALUES)))? {
+    match read(bytes, Strict::keeping(&max_values(bytes)))? {
         Found::Other(Value::Object(members)) => Some(members),
         _ => None,
     }
@@ -26,7 +26,7 @@ pub(crate) fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
 ///
 /// As strict as [`object`] with every other member too, and keeps none of them, so that odd input costs next to no memory.
 pub(crate) fn members<'a, const N: usize>(bytes: &'a [u8], names: [&str; N]) -> Option<[Option<Found<'a>>; N]> {
-    read(bytes, Members { strict: Strict::walking(&Cell::new(MAX_VALUES)), names })
+    read(bytes, Members { strict: Strict::walking(&max_values(bytes)), names })
 }
 
 /// A value that was read.
@@ -55,6 +55,12 @@ fn read<'de, S: DeserializeSeed<'de>>(bytes: &'de [u8], seed: S) -> Option<S::Va
     let value = seed.deserialize(&mut deserializer).ok()?;
     deserializer.end().ok()?;
     Some(value)
+}
+
+/// Over all levels. `[0,0,…` takes many times its text in memory and `["","",…` the time of many signatures; a token with a thousand
+/// group ids stays below, because an id is longer than that.
+fn max_values(text: &[u8]) -> Cell<usize> {
+    Cell::new((text.len() / 16).max(MIN_MAX_VALUES))
 }
 
 /// One value, with everything in it.
@@ -273,10 +279,9 @@ impl<'de> Deserialize<'de> for Name<'de> {
 
 const MAX_DEPTH: usize = 32;
 const MAX_MEMBERS: usize = 256;
-/// Over all levels. `[0,0,…` takes many times its text in memory; a token with a thousand group ids stays far below.
-const MAX_VALUES: usize = 4096;
-/// An object with a member counts as so many values: that is the memory that it takes, for room for more members.
-const OBJECT_WEIGHT: usize = 16;
+const MIN_MAX_VALUES: usize = 1024;
+/// An object with a member counts as two values: it takes memory for eleven members at once.
+const OBJECT_WEIGHT: usize = 2;
 
 /// With serde_json's feature `arbitrary_precision`, which any crate of the application may switch on, a number reaches a visitor as
 /// a map of this one member. Without handling it every token would then be refused.
@@ -331,7 +336,7 @@ mod tests {
         let accepted = [
             ("31 levels inside", deep(31)),
             ("256 members", wide(256)),
-            ("as many values as may be", many(MAX_VALUES)),
+            ("as many values as may be", many(MIN_MAX_VALUES)),
         ];
         for (name, text) in accepted {
             assert!(accepts(text.as_bytes()), "{name}");
@@ -364,10 +369,10 @@ mod tests {
             ("33 levels", deep(32).into_bytes()),
             ("257 members", wide(257).into_bytes()),
             ("257 members inside", format!("{{\"x\":{}}}", wide(257)).into_bytes()),
-            ("one value too many", many(MAX_VALUES + 1).into_bytes()),
+            ("one value too many", many(MIN_MAX_VALUES + 1).into_bytes()),
             (
                 "too many values at all depths",
-                format!("{{\"a\":[0{}]}}", ",[{},0]".repeat(MAX_VALUES / 3)).into_bytes(),
+                format!("{{\"a\":[0{}]}}", ",[{},0]".repeat(MIN_MAX_VALUES / 3)).into_bytes(),
             ),
             ("a million levels", deep(1_000_000).into_bytes()),
         ];
@@ -395,26 +400,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_takes_twice_the_text_and_less_than_a_megabyte() {
+    fn what_is_kept_of_a_text_takes_a_bounded_multiple_of_it() {
+        let filled = |value: &str, times| format!("{{\"a\":[0{}]}}", format!(",{value}").repeat(times));
+        let kept = |text: &str| footprint(&Value::Object(object(text.as_bytes()).unwrap()));
         let wide = (0..255).map(|index| format!("\"{index}\":0,")).collect::<String>();
-        for (name, value) in [
-            ("numbers", "0".to_owned()),
-            ("empty texts", "\"\"".to_owned()),
-            ("texts", "\"a\"".to_owned()),
-            ("empty arrays", "[]".to_owned()),
-            ("arrays", "[0]".to_owned()),
-            ("empty objects", "{}".to_owned()),
-            ("objects", "{\"\":0}".to_owned()),
-            ("wide objects", format!("{{{wide}\"\":0}}")),
-            ("deep", format!("{}0{}", "{\"a\":[".repeat(14), "]}".repeat(14))),
-            ("long texts", format!("\"{}\"", "x".repeat(300))),
-            ("escaped texts", format!("\"{}\"", "\\u00e9".repeat(50))),
+        let wide = format!("{{{wide}\"\":0}}");
+        let deep = format!("{}0{}", "{\"a\":[".repeat(14), "]}".repeat(14));
+        for value in ["0", "\"\"", "\"a\"", "[]", "[0]", "{}", "{\"\":0}", &wide, &deep] {
+            // What a token of 16 KiB has room for.
+            let times: Vec<_> = (0..=12 * 1024 / (value.len() + 1)).collect();
+            let most = filled(value, times.partition_point(|times| accepts(filled(value, *times).as_bytes())) - 1);
+            assert!(kept(&most) <= 320 * 1024, "{value}: {} bytes of {}", kept(&most), most.len());
+        }
+        let spaced = |value: &str, width: usize| format!("{value:width$}");
+        for value in [
+            spaced("\"a\"", 17),
+            spaced("[0]", 34),
+            spaced("{\"\":0}", 50),
+            wide.replace("\":", "            \":"),
+            spaced(&deep, deep.len() + 16 * 45),
+            format!("\"{}\"", "x".repeat(300)),
+            format!("\"{}\"", "\\u00e9".repeat(50)),
         ] {
-            let text = |times: usize| format!("{{\"a\":[0{}]}}", format!(",{value}").repeat(times));
-            let times: Vec<_> = (1..=MAX_VALUES).collect();
-            let most = text(times.partition_point(|times| accepts(text(*times).as_bytes())));
-            let kept = footprint(&Value::Object(object(most.as_bytes()).unwrap()));
-            assert!(kept <= 2 * most.len() + 1024 * 1024, "{name}: {kept} bytes of {}", most.len());
+            // What a token of 1 MiB, the most that can be configured, has room for.
+            let most = filled(&value, 768 * 1024 / (value.len() + 1));
+            assert!(kept(&most) <= 12 * 1024 * 1024, "{value}: {} bytes of {}", kept(&most), most.len());
         }
     }
 

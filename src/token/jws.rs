@@ -25,8 +25,8 @@ use crate::{
 ///
 /// 1. the size: at most 1 MiB;
 /// 2. the form: three segments in canonical base64url, so that one JWS has one text; a header that is one JSON object without repeated
-///    members, with at most 32 levels, 256 members in an object and 4096 values (an object counts as 16); `alg`, `typ` and `kid` as
-///    strings, `kid` of at most 256 bytes;
+///    members, with at most 32 levels, 256 members in an object and 1024 values (over 16 KiB one for each 16 bytes); `alg`, `typ` and
+///    `kid` as strings, `kid` of at most 256 bytes;
 /// 3. that the header has no `crit`, `b64`, `zip` or `enc`. Keys in the header (`jwk`, `jku`, `x5c`, `x5u`) are never used
 ///    ([RFC 8725 §3.10](https://www.rfc-editor.org/rfc/rfc8725#section-3.10));
 /// 4. `alg` against `algorithms`: an empty list verifies nothing;

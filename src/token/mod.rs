@@ -2,6 +2,7 @@
 //!
 //! [`AccessToken::from_headers`] finds the bearer token, [`Verifier::verify`] checks it: form, issuer, algorithm, key, signature,
 //! and then the claims. What comes out is a [`VerifiedToken`]; there is no other way to one. Works without HTTP and without Tower.
+//! What is signed and no access token (a security event, a webhook, a bundle) is for [`jws::verify`], which the verifier stands on.
 
 mod bearer;
 mod claims;
