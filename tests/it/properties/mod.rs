@@ -34,7 +34,7 @@ fn each_property_is_tried_on_what_is_accepted_and_on_what_is_not() {
     type Check = fn(&[u8]) -> bool;
     let table: [(&str, Vec<Vec<u8>>, Check, usize); 5] = [
         ("bearer", bearer::seeds(), bearer::check, 2),
-        ("jws", jws::seeds(), jws::check, 8),
+        ("jws", jws::seeds(), jws::check, 9),
         ("claims", claims::seeds(), claims::check, 4),
         ("jwk set", jwk_set::seeds(), jwk_set::check, 4),
         ("discovery", discovery::seeds(), discovery::check, 5),
