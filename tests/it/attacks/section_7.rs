@@ -102,7 +102,7 @@ const PRESETS: &[Preset] = &[
         issuer: |idp| Issuer::firebase("acme-prod").with_keys(idp.key_set()),
         token: |token| {
             let token = token.classic().without("azp").audience("acme-prod").claim("sub", "u1");
-            token.claim("iss", "https://securetoken.google.com/acme-prod").claim("user_id", "u1")
+            token.claim("iss", "https://securetoken.google.com/acme-prod").claim("auth_time", 1_600_000_000)
         },
     },
     Preset {
