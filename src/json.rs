@@ -16,7 +16,16 @@ use serde_json::{Map, Number, Value};
 /// reads the same bytes reads the same claims, at a bounded cost. `None` for whatever is not accepted: the text of a parser's error
 /// would quote the token.
 pub(crate) fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
-    match read(bytes, Strict::keeping(&max_values(bytes)))? {
+    object_of(bytes, &max_values(bytes))
+}
+
+/// As strict as [`object`], with as many values as there are: for documents that the operator of this service writes.
+pub(crate) fn own_object(bytes: &[u8]) -> Option<Map<String, Value>> {
+    object_of(bytes, &Cell::new(usize::MAX))
+}
+
+fn object_of(bytes: &[u8], max_values: &Cell<usize>) -> Option<Map<String, Value>> {
+    match read(bytes, Strict::keeping(max_values))? {
         Found::Other(Value::Object(members)) => Some(members),
         _ => None,
     }

@@ -291,6 +291,7 @@ impl CacheBuilder {
                     remedy: "give a key set with at least one usable key".into(),
                     source: error.into(),
                 })?;
+                announce(&self.name, &loaded.set);
                 let snapshot = match loaded.max_age {
                     None => Snapshot::fixed(loaded.set, started),
                     Some(_) => Snapshot::empty().loaded(loaded, started, clock.elapsed(), None, &self.settings),

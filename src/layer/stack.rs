@@ -40,8 +40,8 @@ impl Stack {
         StackBuilder::new(issuer, rules, Arc::new(policy), Arc::new(sink))
     }
 
-    /// Another stack with the keys, the policy and the audit trail of this one, for a router with other rules or another
-    /// profile: the pages beside an API.
+    /// Another stack with the keys, the policy, the audit trail and the clock of this one, for a router with other rules or
+    /// another profile: the pages beside an API.
     pub fn sibling(&self, rules: Rules) -> StackBuilder {
         StackBuilder::beside(self, rules)
     }

@@ -8,7 +8,7 @@ use crate::{json, time::UnixTime};
 /// Reads a document whole, or not at all.
 pub(super) fn parse(document: &[u8]) -> Result<Vec<Revocation>, RevocationError> {
     let refuse = |fault| Err(RevocationError::Document(fault));
-    let Some(document) = json::object(document) else {
+    let Some(document) = json::own_object(document) else {
         return refuse("is no JSON object, or has a member that stands twice");
     };
     if document.keys().any(|member| member != "entries") {

@@ -214,7 +214,12 @@ impl<'a> Jws<'a> {
 
     /// The payload as the claims of a token.
     pub(super) fn claims(&self) -> Result<Map<String, Value>, JwsError> {
-        json::object(self.payload).ok_or(JwsError::Malformed("the payload is not one JSON object"))
+        json::object(self.payload).ok_or(NOT_CLAIMS)
+    }
+
+    /// These claims alone; whether all are in order is found out on the way.
+    pub(super) fn claims_named<const N: usize>(&self, names: [&str; N]) -> Result<[Option<Found<'a>>; N], JwsError> {
+        json::members(self.payload, names).ok_or(NOT_CLAIMS)
     }
 
     /// True when the header has other parameters than these.
@@ -334,6 +339,8 @@ impl<'a> Segments<'a> {
 
 /// The longest JWS that [`verify`] looks at, in bytes.
 const MAX_SIZE: usize = 1024 * 1024;
+
+const NOT_CLAIMS: JwsError = JwsError::Malformed("the payload is not one JSON object");
 
 #[cfg(test)]
 mod tests {

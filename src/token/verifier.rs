@@ -1,11 +1,10 @@
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     fmt,
     sync::Arc,
     time::Duration,
 };
-
-use serde_json::{Map, Value};
 
 use super::{
     AccessToken, Claimed, Issuer, ResolvedIssuers, TokenError, VerifiedToken,
@@ -17,6 +16,7 @@ use super::{
 use crate::{
     ConfigError,
     health::Health,
+    json::Found,
     key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyError, KeyErrorKind, Lookup, Metrics, SharedSecret},
     principal::{Audience, IssuerId},
     revocation::{Presented, RevocationList},
@@ -255,19 +255,17 @@ impl Trust {
     /// Everything that needs no key. What comes out borrows the token and the buffer that it is decoded into.
     fn examine<'a>(&'a self, token: &'a AccessToken, buffer: &'a mut Vec<u8>) -> Result<Examined<'a>, TokenError> {
         let jws = Jws::parse(token.as_bytes(), self.max_token_size, buffer)?;
-        let claims = jws.claims()?;
-        let name = named_issuer(&claims).ok_or(TokenError::UnknownIssuer)?;
+        // Nothing but names is kept of claims that nobody has signed: they are read whole when somebody has.
+        let named = NamedIssuer::of(&jws)?;
+        let name = &*named.name;
         if let Some((id, issuer)) = self.by_id.get_key_value(name) {
             let (id, issuer) = (id.clone(), Arc::clone(issuer));
-            return Candidate::new(jws, claims, id, issuer, None).map(Examined::Candidate);
+            return Candidate::new(jws, &named, id, issuer, None).map(Examined::Candidate);
         }
         let directory = self.directory.as_ref().ok_or(TokenError::UnknownIssuer)?;
         match directory.find(name) {
-            Some(answer) => Candidate::of_tenant(jws, claims, directory, answer).map(Examined::Candidate),
-            None => {
-                let name = name.into();
-                Ok(Examined::Unresolved(Unresolved { jws, claims, directory, name }))
-            }
+            Some(answer) => Candidate::of_tenant(jws, &named, directory, answer).map(Examined::Candidate),
+            None => Ok(Examined::Unresolved(Unresolved { jws, named, directory })),
         }
     }
 
@@ -296,11 +294,23 @@ impl Trust {
     }
 }
 
-/// The name of the issuer that a token claims: `iss`, or, without one, the trust domain of a SPIFFE ID in `sub`.
-fn named_issuer(claims: &Map<String, Value>) -> Option<&str> {
-    match claims.get("iss") {
-        Some(issuer) => issuer.as_str(),
-        None => SpiffeId::parse(claims.get("sub")?.as_str()?).map(|id| id.issuer()),
+/// The issuer that a token claims.
+struct NamedIssuer<'a> {
+    /// `iss`, or, without one, the trust domain of a SPIFFE ID in `sub`.
+    name: Cow<'a, str>,
+    is_trust_domain: bool,
+}
+
+impl<'a> NamedIssuer<'a> {
+    fn of(jws: &Jws<'a>) -> Result<Self, TokenError> {
+        match jws.claims_named(["iss", "sub"])? {
+            [Some(Found::Text(name)), _] => Ok(Self { name, is_trust_domain: false }),
+            [None, Some(Found::Text(subject))] => match SpiffeId::parse(&subject) {
+                Some(id) => Ok(Self { name: id.issuer().to_owned().into(), is_trust_domain: true }),
+                None => Err(TokenError::UnknownIssuer),
+            },
+            _ => Err(TokenError::UnknownIssuer),
+        }
     }
 }
 
@@ -312,15 +322,14 @@ enum Examined<'a> {
 /// A token in good form whose issuer has to be looked up.
 struct Unresolved<'a> {
     jws: Jws<'a>,
-    claims: Map<String, Value>,
+    named: NamedIssuer<'a>,
     directory: &'a Arc<Directory>,
-    name: Arc<str>,
 }
 
 impl<'a> Unresolved<'a> {
     async fn resolve(self) -> Result<Candidate<'a>, TokenError> {
-        let answer = self.directory.resolve(self.name).await;
-        Candidate::of_tenant(self.jws, self.claims, self.directory, answer)
+        let answer = self.directory.resolve(self.named.name.as_ref().into()).await;
+        Candidate::of_tenant(self.jws, &self.named, self.directory, answer)
     }
 }
 
@@ -376,7 +385,6 @@ impl Trusted {
 /// A token in good form that names one of our issuers. Its signature is not verified yet.
 struct Candidate<'a> {
     jws: Jws<'a>,
-    claims: Map<String, Value>,
     /// The one of its names that the token gives.
     id: IssuerId,
     issuer: Arc<Trusted>,
@@ -387,24 +395,24 @@ struct Candidate<'a> {
 impl<'a> Candidate<'a> {
     fn of_tenant(
         jws: Jws<'a>,
-        claims: Map<String, Value>,
+        named: &NamedIssuer<'_>,
         directory: &'a Directory,
         answer: Answer,
     ) -> Result<Self, TokenError> {
         let tenant = answer?;
         let (id, issuer) = (tenant.id.clone(), Arc::clone(&tenant.trusted));
-        Self::new(jws, claims, id, issuer, Some((directory, tenant)))
+        Self::new(jws, named, id, issuer, Some((directory, tenant)))
     }
 
     fn new(
         jws: Jws<'a>,
-        claims: Map<String, Value>,
+        named: &NamedIssuer<'_>,
         id: IssuerId,
         issuer: Arc<Trusted>,
         tenant: Option<(&'a Directory, Arc<Tenant>)>,
     ) -> Result<Self, TokenError> {
         let Expectations { profile, ids, .. } = &issuer.expectations;
-        if !profile.is_svid && !claims.contains_key("iss") {
+        if named.is_trust_domain && !profile.is_svid {
             return Err(TokenError::UnknownIssuer);
         }
         if !profile.accepts_type(jws.header.typ.as_deref()) {
@@ -417,7 +425,7 @@ impl<'a> Candidate<'a> {
         issuer.proof(&jws)?;
         // A trust domain is one party, whatever its SVIDs have in `iss`.
         let id = ids.first().filter(|_| profile.is_svid).cloned().unwrap_or(id);
-        Ok(Self { jws, claims, id, issuer, tenant })
+        Ok(Self { jws, id, issuer, tenant })
     }
 
     fn kid(&self) -> Option<&str> {
@@ -444,7 +452,8 @@ impl<'a> Candidate<'a> {
             directory.confirm(tenant);
         }
         let thumbprint = self.jws.segments.thumbprint();
-        let accepted = self.issuer.expectations.accept(&self.id, &self.claims, now, &thumbprint)?;
+        let claims = self.jws.claims()?;
+        let accepted = self.issuer.expectations.accept(&self.id, &claims, now, &thumbprint)?;
         Ok(VerifiedToken::from_verification(Parts {
             principal: accepted.principal,
             issuer: self.id,
@@ -457,7 +466,7 @@ impl<'a> Candidate<'a> {
             thumbprint,
             key_id: key.and_then(Jwk::kid).cloned(),
             key_thumbprint: key.map(Jwk::thumbprint).cloned(),
-            claims: self.claims,
+            claims,
         }))
     }
 }
@@ -608,7 +617,7 @@ mod tests {
     use async_trait::async_trait;
     use proptest::prelude::*;
     use serde::Deserialize;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{

@@ -28,6 +28,10 @@ impl AuthenticateLayer {
         self.clock = Arc::new(clock);
         self
     }
+
+    pub(crate) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
 }
 
 impl<S> Layer<S> for AuthenticateLayer {

@@ -44,10 +44,10 @@ impl StackBuilder {
         Self { issuers: vec![issuer], ..Self::around(rules, AuthorizeLayer::new(policy), Trail::New(sink)) }
     }
 
-    /// Another stack with the keys, the policy and the audit trail of this one.
+    /// Another stack with the keys, the policy, the audit trail and the clock of this one.
     pub(super) fn beside(stack: &Stack, rules: Rules) -> Self {
         let beside = Self::around(rules, stack.authorize.clone(), Trail::Running(stack.audit.clone()));
-        beside.with_verifier(stack.verifier.clone())
+        beside.with_verifier(stack.verifier.clone()).with_clock(stack.authenticate.clock())
     }
 
     fn around(rules: Rules, authorize: AuthorizeLayer<dyn PolicyBackend>, audit: Trail) -> Self {

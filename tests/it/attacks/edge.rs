@@ -123,7 +123,7 @@ impl Edge {
             .grpc(&GUARDED.1[1..], scope())
             .grpc(&OPTIONAL.1[1..], optional())
             .grpc(&PUBLIC.1[1..], public("liveness"));
-        let sibling = stack.sibling(rules).with_clock(clock.clone()).build().unwrap();
+        let sibling = stack.sibling(rules).build().unwrap();
         let router: Router = ran.router([GUARDED.0, OPTIONAL.0, PUBLIC.0]);
         Self {
             http: portcullis::axum::protect(router, stack.clone()),

@@ -3,6 +3,7 @@
 use portcullis::{
     Issuer, Rules, Stack,
     audit::Memory,
+    key::Algorithm,
     policy,
     rules::policy_only,
     testing::{TestIssuer, TestIssuerBuilder, TokenBuilder},
@@ -40,7 +41,105 @@ const PRESETS: &[Preset] = &[
         issuer: |idp| Issuer::auth0("acme.eu.auth0.com", AUDIENCE).with_keys(idp.key_set()),
         token: TokenBuilder::classic,
     },
+    Preset {
+        name: "okta",
+        idp: TestIssuer::builder,
+        issuer: |idp| Issuer::okta("https://acme.okta.com/oauth2/default", AUDIENCE).with_keys(idp.key_set()),
+        token: |token| {
+            let token = token.classic().without("azp").claim("jti", "AT.1").claim("cid", "0oa1").claim("uid", "00u1");
+            token.claim("scp", json!(["jobs:read"])).claim("iss", "https://acme.okta.com/oauth2/default")
+        },
+    },
+    Preset {
+        name: "entra",
+        idp: TestIssuer::builder,
+        issuer: |idp| Issuer::entra(TENANT, AUDIENCE).with_keys(idp.key_set()),
+        token: |token| {
+            let issuer = format!("https://login.microsoftonline.com/{TENANT}/v2.0");
+            let token = token.classic().claim("iss", issuer).claim("ver", "2.0").claim("tid", TENANT);
+            token.claim("oid", OBJECT).claim("scp", "Jobs.Read")
+        },
+    },
+    Preset {
+        name: "cognito",
+        idp: TestIssuer::builder,
+        issuer: |idp| Issuer::cognito("eu-central-1", "eu-central-1_Abc123", ["web"]).with_keys(idp.key_set()),
+        token: |token| {
+            let issuer = "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_Abc123";
+            let token = token.without_typ().without("aud").claim("iss", issuer).claim("token_use", "access");
+            token.claim("username", "alice")
+        },
+    },
+    Preset {
+        name: "keycloak",
+        idp: TestIssuer::builder,
+        issuer: |idp| Issuer::keycloak("https://sso.acme.example/realms/acme", AUDIENCE).with_keys(idp.key_set()),
+        token: |token| {
+            let token = token.classic().claim("iss", "https://sso.acme.example/realms/acme").claim("typ", "Bearer");
+            token.claim("preferred_username", "alice").claim("jti", "onrtac:1")
+        },
+    },
+    Preset {
+        name: "google",
+        idp: TestIssuer::builder,
+        issuer: |idp| Issuer::google(AUDIENCE).with_keys(idp.key_set()),
+        token: |token| {
+            token.classic().claim("iss", "https://accounts.google.com").claim("sub", "104029292853099978293")
+        },
+    },
+    Preset {
+        name: "google_iap",
+        idp: TestIssuer::builder,
+        issuer: |idp| Issuer::google_iap(BACKEND).with_keys(idp.key_set()),
+        token: |token| {
+            let token = token.classic().without("azp").algorithm(Algorithm::Es256).audience(BACKEND);
+            token.claim("iss", "https://cloud.google.com/iap").claim("sub", "accounts.google.com:1045")
+        },
+    },
+    Preset {
+        name: "firebase",
+        idp: TestIssuer::builder,
+        issuer: |idp| Issuer::firebase("acme-prod").with_keys(idp.key_set()),
+        token: |token| {
+            let token = token.classic().without("azp").audience("acme-prod").claim("sub", "u1");
+            token.claim("iss", "https://securetoken.google.com/acme-prod").claim("auth_time", 1_600_000_000)
+        },
+    },
+    Preset {
+        name: "kubernetes",
+        idp: TestIssuer::builder,
+        issuer: |idp| Issuer::kubernetes("https://kubernetes.default.svc", AUDIENCE).with_keys(idp.key_set()),
+        token: |token| {
+            let account = json!({"namespace": "jobs", "serviceaccount": {"name": "worker", "uid": "9f"}});
+            let token = token.classic().without("azp").claim("iss", "https://kubernetes.default.svc");
+            token.claim("sub", "system:serviceaccount:jobs:worker").claim("kubernetes.io", account)
+        },
+    },
+    Preset {
+        name: "github_actions",
+        idp: TestIssuer::builder,
+        issuer: |idp| Issuer::github_actions(AUDIENCE).with_keys(idp.key_set()),
+        token: |token| {
+            let token =
+                token.typ("JWT").without("client_id").claim("iss", "https://token.actions.githubusercontent.com");
+            let token = token.claim("sub", "repo:acme@1/jobs@2:ref:refs/heads/main");
+            token.claim("repository_id", "2").claim("repository_owner_id", "1")
+        },
+    },
+    Preset {
+        name: "spiffe",
+        idp: TestIssuer::builder,
+        issuer: |idp| Issuer::spiffe("prod.example", AUDIENCE).with_keys(idp.key_set()),
+        token: |token| {
+            let token = token.classic().without("azp").claim("iss", "spiffe://prod.example");
+            token.claim("sub", "spiffe://prod.example/ns/web")
+        },
+    },
 ];
+
+const BACKEND: &str = "/projects/1/apps/acme";
+const TENANT: &str = "11111111-2222-3333-4444-555555555555";
+const OBJECT: &str = "66666666-7777-8888-9999-aaaaaaaaaaaa";
 
 impl Preset {
     async fn guarded(&self) -> Guarded {
