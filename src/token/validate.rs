@@ -548,6 +548,7 @@ mod tests {
             (json!({"nonce": "n"}), "nonce"),
             (json!({"at_hash": "h"}), "at_hash"),
             (json!({"c_hash": "h"}), "c_hash"),
+            (json!({"s_hash": "h"}), "s_hash"),
             (json!({"events": {}}), "events"),
             (json!({"htm": "GET"}), "htm"),
             (json!({"htu": "https://api.example"}), "htu"),
