@@ -33,7 +33,7 @@
 //! # The picture
 //!
 //! ```text
-//! Request ─ Route ─ bearer ─► AccessToken ─ Verifier (reads key::Cache) ─► VerifiedToken ─► Principal
+//! Request ─ Route ─ bearer ─► AccessToken ─ Verifier (reads cached keys) ─► VerifiedToken ─► Principal
 //!   ─ ScopeRequirement ─► PolicyInput ─ PolicyBackend ─► Decision ─ enforce ─► Permit ─► inner service
 //! each step writes one fact ─► audit::Trail ─► AuditRecord ─► AuditSink          (also when the caller hangs up)
 //! a step that refuses: Reason (kept inside, to the Trail) ─ one table ─► Denial (outside) ─► HTTP or gRPC response

@@ -1,8 +1,8 @@
+mod flight;
+
 use std::{
     fmt,
     hash::{BuildHasher as _, RandomState},
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,41 +13,20 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::watch};
 
+use self::flight::{Flight, announce, usable};
 use super::{
-    Algorithm, JwkSet, KeyError, KeyErrorKind, KeySource, LoadRequest, LoadedKeys, Metrics,
+    Algorithm, CacheSettings, JwkSet, KeyErrorKind, KeySource, Metrics,
     metrics::Counters,
     seed::Seed,
-    snapshot::{Condition, Finding, Freshness, Settings, Snapshot},
+    snapshot::{Condition, Finding, Freshness, Snapshot},
 };
 use crate::{ConfigError, error, health::Health, time::Clock};
 
-/// Keeps the keys of one issuer fresh.
-///
-/// Wraps any [`KeySource`]. Readers see an immutable snapshot: looking up a known `kid` takes no lock, waits for nothing and
-/// never loads. Around it:
-///
-/// - **Refresh ahead.** At 80 % of their lifetime (up to a tenth of it earlier, at random) the keys are loaded again in the background.
-///   Nothing is loaded while nobody asks.
-/// - **Unknown `kid`.** Keys whose load began less than the floor (30 s) ago are believed: the answer is "unknown" at once, and the next
-///   look-up of anybody after the floor loads again in the background. With older keys the request that brings the `kid` waits for
-///   a load, which everybody who asks meanwhile shares. So random `kid`s cost the issuer one load per floor, a rotation refuses nobody,
-///   and only an issuer that signs with a key within the floor of the load before sees its tokens refused, until the floor is over:
-///   one that publishes a key 30 s before it signs with it never does. A `kid` that its own load did not bring is believed absent for
-///   60 s (at most 1 000 of them). Keys without a `kid` are renewed by refresh ahead alone.
-/// - **Failure.** Keys whose reload fails are used on, up to the stale limit (1 h past their lifetime). Loading is retried after
-///   1 s, doubling to 60 s, up to a quarter earlier at random. A key that cannot be looked for because loading fails is *unavailable*,
-///   not unknown: 503, not 401. One warning says that stale keys are in use, not one per request.
-/// - **Restart.** With a seed ([`CacheBuilder::with_seed`]) the keys outlive the process, for the case that loading fails from the start.
-/// - **One load at a time**, in a task of its own: a request that goes away cancels it for nobody, and a source that panics or
-///   outlives the load deadline has failed.
-/// - **Validate before replace.** A document without a usable key is a failure and replaces nothing.
-///
-/// Lifetimes run on [`Clock::elapsed`], so setting the wall clock changes nothing. Each issuer has a cache of its own: keys, failures and
-/// floors are never shared.
-pub struct Cache {
+/// Keeps the keys of one issuer fresh, around any [`KeySource`], as [`CacheSettings`] says.
+pub(crate) struct Cache {
     source: Arc<dyn KeySource>,
     name: Arc<str>,
-    settings: Settings,
+    settings: CacheSettings,
     clock: Arc<dyn Clock>,
     origin: Origin,
     snapshot: ArcSwap<Snapshot>,
@@ -62,14 +41,6 @@ pub struct Cache {
     seed: Option<Arc<Seed>>,
     /// `kid`s are attacker text: kept as keyed hashes, they take eight bytes each and cannot be made to collide.
     hasher: RandomState,
-}
-
-/// Builds a [`Cache`].
-pub struct CacheBuilder {
-    source: Arc<dyn KeySource>,
-    name: Arc<str>,
-    settings: Settings,
-    seed: Option<PathBuf>,
 }
 
 /// What the cache says of a `kid` and algorithm.
@@ -91,10 +62,67 @@ enum Origin {
 }
 
 impl Cache {
-    /// A cache around a source.
-    #[must_use]
-    pub fn builder(source: Arc<dyn KeySource>) -> CacheBuilder {
-        CacheBuilder { source, name: Arc::from("keys"), settings: Settings::default(), seed: None }
+    /// Where the source answers at once, fills the cache; else the first load starts in the background. Settings come checked; `name` is what the log and [`health`](Self::health) call these keys, and whom the seed has to be of.
+    ///
+    /// Keys that come at once and without a lifetime of their own are never loaded again.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when the path of the seed names no file, when the source answers at once without a usable
+    /// key or beside settings that mean nothing for it, and, unless it answers at once, outside a Tokio runtime.
+    pub(crate) fn new(
+        source: Arc<dyn KeySource>,
+        name: impl Into<Arc<str>>,
+        settings: CacheSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, ConfigError> {
+        let name = name.into();
+        let started = clock.elapsed();
+        let (origin, snapshot, seed) = match source.load_now() {
+            Some(answer) => {
+                let loaded = answer.and_then(usable).map_err(|error| ConfigError::Unusable {
+                    field: "key.source".into(),
+                    value: name.to_string(),
+                    remedy: "give a key set with at least one usable key".into(),
+                    source: error.into(),
+                })?;
+                settings.check_at_once(loaded.max_age.is_none())?;
+                announce(&name, &loaded.set);
+                let snapshot = match loaded.max_age {
+                    None => Snapshot::fixed(loaded.set, started),
+                    Some(_) => Snapshot::empty().loaded(loaded, started, clock.elapsed(), None, &settings),
+                };
+                (Origin::AtOnce, snapshot, None)
+            }
+            None => {
+                let runtime = error::runtime("key.cache")?;
+                let seed = settings.seed.clone().map(|path| Seed::new(path, Arc::clone(&name))).transpose()?;
+                let found = seed.as_ref().and_then(|seed| seed.read(clock.now(), settings.hard_lifetime()));
+                let snapshot = found
+                    .map_or_else(Snapshot::empty, |found| Snapshot::seeded(found.set, found.age, started, &settings));
+                (Origin::Background(runtime), snapshot, seed)
+            }
+        };
+        let cache = Arc::new(Self {
+            source,
+            name,
+            settings,
+            clock,
+            origin,
+            snapshot: ArcSwap::from_pointee(snapshot),
+            loading: AtomicBool::new(false),
+            finished: watch::Sender::new(()),
+            wished: AtomicBool::new(false),
+            told_stale: AtomicBool::new(false),
+            counters: Counters::default(),
+            seed: seed.map(Arc::new),
+            hasher: RandomState::new(),
+        });
+        match cache.origin {
+            Origin::AtOnce => cache.counters.fetches.add_one(),
+            Origin::Background(_) => drop(cache.start(None)),
+        }
+        Ok(cache)
     }
 
     /// Looks up without a lock and without waiting. Starts a refresh in the background when one is due.
@@ -162,7 +190,7 @@ impl Cache {
     ///
     /// Asking also starts a load that is due, so that a service which gets no requests until it is ready becomes ready.
     #[must_use]
-    pub fn health(self: &Arc<Self>) -> Health {
+    pub(crate) fn health(self: &Arc<Self>) -> Health {
         let now = self.clock.elapsed();
         let snapshot = self.snapshot.load();
         let condition = snapshot.condition(now);
@@ -187,7 +215,7 @@ impl Cache {
 
     /// What has happened so far, and what there is now. Starts nothing.
     #[must_use]
-    pub fn metrics(&self) -> Metrics {
+    pub(crate) fn metrics(&self) -> Metrics {
         let now = self.clock.elapsed();
         let snapshot = self.snapshot.load();
         let holdings = snapshot.holdings(now);
@@ -213,132 +241,6 @@ impl fmt::Debug for Cache {
     }
 }
 
-impl CacheBuilder {
-    /// What log lines and [`Cache::health`] call these keys; best the issuer. Default `keys`.
-    #[must_use]
-    pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.name = name.into();
-        self
-    }
-
-    /// How long loaded keys are fresh when the source does not say (`Cache-Control: max-age`, which is kept within 1 min and 1 h).
-    /// A key that the issuer has removed stops verifying after this. Default 10 min; at least 1 s, at most 24 h.
-    #[must_use]
-    pub fn with_soft_lifetime(mut self, lifetime: Duration) -> Self {
-        self.settings.soft_lifetime = lifetime;
-        self
-    }
-
-    /// How long past their lifetime keys are used while loading fails. Default 1 h; at most 24 h; zero for never.
-    #[must_use]
-    pub fn with_stale_limit(mut self, limit: Duration) -> Self {
-        self.settings.stale_limit = limit;
-        self
-    }
-
-    /// How long no unknown `kid` causes a load after the last successful one began. Default 30 s; above zero, at most 1 h.
-    #[must_use]
-    pub fn with_unknown_kid_floor(mut self, floor: Duration) -> Self {
-        self.settings.unknown_kid_floor = floor;
-        self
-    }
-
-    /// How long a whole load may take, discovery included, around any source. Default 6 s; above zero, at most 60 s. A request that
-    /// needs the keys waits no longer than this.
-    #[must_use]
-    pub fn with_load_deadline(mut self, deadline: Duration) -> Self {
-        self.settings.load_deadline = deadline;
-        self
-    }
-
-    /// Keeps a copy of the keys in this file, so that a restart while the issuer is away can verify. Default none.
-    ///
-    /// After each good load the usable public keys, the name of the issuer ([`with_name`](Self::with_name)) and the time go into a new
-    /// file, mode 0600, which then takes the old one's place: on a thread of its own, so that no request waits for a disk. When the
-    /// cache is built the file is read, under the same rules as a document from the network. What it holds is never fresh: it is used
-    /// only while loading fails, so the first request still waits for the first load, and no longer than the soft lifetime and the stale
-    /// limit together after the keys were loaded. A file that says it was written more than 120 s in the future, or for another issuer, is
-    /// refused.
-    ///
-    /// **Whoever can write this file can mint tokens** while the issuer is away. So, on unix, it is neither read nor written unless
-    /// it is a regular file, it and its folder belong to whoever runs this process, and nobody else may write to either. The folder
-    /// is made (mode 0700, not those above it) when it is not there. Each cache needs a file of its own. A file that cannot be used is
-    /// a warning in the log, never an error: it is the reserve. Keys that the issuer has withdrawn live on in the file until the next
-    /// load that succeeds; delete it with them when a key was stolen. Keys that come at once ([`KeySource::load_now`]) are not kept.
-    #[must_use]
-    pub fn with_seed(mut self, path: impl Into<PathBuf>) -> Self {
-        self.seed = Some(path.into());
-        self
-    }
-
-    /// Builds and, where the source answers at once, fills the cache; else the first load starts in the background.
-    ///
-    /// Keys that come at once and without a lifetime of their own are never loaded again.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`] when a bound is passed, when the path of the seed names no file, when the source answers at once without a usable key, and, unless it answers at once,
-    /// outside a Tokio runtime.
-    pub fn build(self, clock: Arc<dyn Clock>) -> Result<Arc<Cache>, ConfigError> {
-        self.settings.check()?;
-        let seed = self.seed.map(|path| Seed::new(path, Arc::clone(&self.name))).transpose()?;
-        let started = clock.elapsed();
-        let (origin, snapshot) = match self.source.load_now() {
-            Some(answer) => {
-                let loaded = answer.and_then(usable).map_err(|error| ConfigError::Unusable {
-                    field: "key.source".into(),
-                    value: self.name.to_string(),
-                    remedy: "give a key set with at least one usable key".into(),
-                    source: error.into(),
-                })?;
-                announce(&self.name, &loaded.set);
-                let snapshot = match loaded.max_age {
-                    None => Snapshot::fixed(loaded.set, started),
-                    Some(_) => Snapshot::empty().loaded(loaded, started, clock.elapsed(), None, &self.settings),
-                };
-                (Origin::AtOnce, snapshot)
-            }
-            None => {
-                let runtime = error::runtime("key.cache")?;
-                let found = seed.as_ref().and_then(|seed| seed.read(clock.now(), self.settings.hard_lifetime()));
-                let snapshot = found.map_or_else(Snapshot::empty, |found| {
-                    Snapshot::seeded(found.set, found.age, started, &self.settings)
-                });
-                (Origin::Background(runtime), snapshot)
-            }
-        };
-        let cache = Arc::new(Cache {
-            source: self.source,
-            name: self.name,
-            settings: self.settings,
-            clock,
-            origin,
-            snapshot: ArcSwap::from_pointee(snapshot),
-            loading: AtomicBool::new(false),
-            finished: watch::Sender::new(()),
-            wished: AtomicBool::new(false),
-            told_stale: AtomicBool::new(false),
-            counters: Counters::default(),
-            seed: seed.map(Arc::new),
-            hasher: RandomState::new(),
-        });
-        match cache.origin {
-            Origin::AtOnce => cache.counters.fetches.add_one(),
-            Origin::Background(_) => drop(cache.start(None)),
-        }
-        Ok(cache)
-    }
-}
-
-impl fmt::Debug for CacheBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CacheBuilder")
-            .field("name", &self.name)
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Cache {
     /// Starts a load unless one is under way or none may start. True when there is an end of a load to wait for.
     fn start(self: &Arc<Self>, kid: Option<Arc<str>>) -> bool {
@@ -357,7 +259,7 @@ impl Cache {
         if (wished || kid.is_some()) && snapshot.is_serving(started) && !snapshot.wants_refresh(started) {
             self.counters.unknown_kid_fetches.add_one();
         }
-        let flight = Flight { cache: Arc::clone(self), started, kid, landed: false };
+        let flight = Flight::new(Arc::clone(self), started, kid);
         match &self.origin {
             Origin::AtOnce => {
                 flight.land_at_once();
@@ -427,116 +329,7 @@ impl Cache {
     }
 }
 
-/// One load. Whatever becomes of it, its end is recorded and announced.
-struct Flight {
-    cache: Arc<Cache>,
-    started: Duration,
-    kid: Option<Arc<str>>,
-    landed: bool,
-}
-
-impl Flight {
-    async fn run(self) {
-        let deadline = self.cache.settings.load_deadline;
-        let load = Arc::clone(&self.cache.source).load(LoadRequest { unknown_kid: self.kid.clone() });
-        let outcome = match tokio::time::timeout(deadline, load).await {
-            Ok(outcome) => outcome,
-            Err(elapsed) => Err(KeyError::timeout(elapsed)),
-        };
-        self.land(outcome);
-    }
-
-    fn land_at_once(self) {
-        // This runs inside a request, and a broken source must not take that down.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.cache.source.load_now()));
-        match outcome {
-            Ok(Some(outcome)) => self.land(outcome),
-            Ok(None) => self.land(Err(KeyError::unavailable("the source no longer answers at once"))),
-            Err(_panic) => drop(self),
-        }
-    }
-
-    fn land(mut self, outcome: Result<LoadedKeys, KeyError>) {
-        self.landed = true;
-        let cache = &self.cache;
-        let now = cache.clock.elapsed();
-        let before = cache.snapshot.load();
-        let after = match outcome.and_then(usable) {
-            Ok(loaded) => {
-                if before.differs_from(&loaded.set) {
-                    announce(&cache.name, &loaded.set);
-                }
-                let kid = self.kid.as_deref().map(|kid| cache.hash(kid));
-                if before.failure().is_some() {
-                    tracing::info!(keys = &*cache.name, "keys can be loaded again");
-                }
-                cache.told_stale.store(false, Ordering::Relaxed);
-                cache.keep(&loaded.set);
-                before.loaded(loaded, self.started, now, kid, &cache.settings)
-            }
-            Err(error) => {
-                tracing::warn!(
-                    keys = &*cache.name,
-                    kind = error.kind().text(),
-                    cause = causes(&error),
-                    unknown_kid_bytes = self.kid.as_ref().map(|kid| kid.len()),
-                    "keys could not be loaded"
-                );
-                cache.counters.failures.add_one();
-                before.failed(error.kind(), now, &cache.settings)
-            }
-        };
-        cache.snapshot.store(Arc::new(after));
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        if !self.landed {
-            self.cache.counters.failures.add_one();
-            tracing::warn!(
-                keys = &*self.cache.name,
-                "keys could not be loaded: the source panicked or its runtime is gone"
-            );
-            let failed = self.cache.snapshot.load().failed(
-                KeyErrorKind::Unavailable,
-                self.cache.clock.elapsed(),
-                &self.cache.settings,
-            );
-            self.cache.snapshot.store(Arc::new(failed));
-        }
-        self.cache.release();
-    }
-}
-
-/// An error page with status 200, or a list of keys that are all of another kind, must never replace a working set.
-fn usable(loaded: LoadedKeys) -> Result<LoadedKeys, KeyError> {
-    if loaded.set.is_empty() { Err(KeyError::invalid_document("no usable key")) } else { Ok(loaded) }
-}
-
-fn announce(name: &str, set: &JwkSet) {
-    for skipped in set.skipped() {
-        tracing::warn!(keys = name, index = skipped.index, why = skipped.why, "a key of the document is not used");
-    }
-    tracing::info!(keys = name, count = set.len(), "keys changed");
-}
-
-/// The causes in one line, as text that cannot forge another.
-fn causes(error: &KeyError) -> String {
-    let mut line = String::new();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if !line.is_empty() {
-            line.push_str(": ");
-        }
-        line.extend(error.to_string().chars().flat_map(char::escape_debug));
-        cause = error.source();
-    }
-    line.chars().take(MAX_CAUSES).collect()
-}
-
 const RETRY_POLL: Duration = Duration::from_millis(50);
-const MAX_CAUSES: usize = 512;
 
 #[cfg(test)]
 mod tests {
@@ -548,7 +341,10 @@ mod tests {
     use tokio::{sync::Semaphore, task::yield_now};
 
     use super::*;
-    use crate::{key::snapshot::tests::set_of, time::UnixTime};
+    use crate::{
+        key::{KeyError, LoadRequest, LoadedKeys, snapshot::tests::set_of},
+        time::UnixTime,
+    };
 
     struct Stopped(AtomicU64);
 
@@ -635,6 +431,10 @@ mod tests {
         }
     }
 
+    fn around(source: Arc<dyn KeySource>, clock: Arc<dyn Clock>) -> Result<Arc<Cache>, ConfigError> {
+        Cache::new(source, "keys", CacheSettings::default(), clock)
+    }
+
     struct Stage {
         cache: Arc<Cache>,
         clock: Arc<Stopped>,
@@ -643,19 +443,18 @@ mod tests {
 
     impl Stage {
         /// The first load has not been let through yet.
-        fn closed(answers: &[Answer], change: impl FnOnce(CacheBuilder) -> CacheBuilder) -> Self {
+        fn closed(answers: &[Answer], change: impl FnOnce(CacheSettings) -> CacheSettings) -> Self {
             let clock = Arc::new(Stopped(AtomicU64::new(0)));
             let answers = Mutex::new(answers.iter().cloned().collect());
             let source = Arc::new(Script { answers, gate: Semaphore::new(0), kids: Mutex::default() });
-            let mut builder = change(Cache::builder(Arc::clone(&source) as Arc<dyn KeySource>)).with_name("issuer");
-            builder.settings.jitter = || 0.0;
-            let cache = builder.build(Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+            let settings = change(CacheSettings { jitter: || 0.0, ..CacheSettings::default() });
+            let cache = Cache::new(Arc::clone(&source) as _, "issuer", settings, Arc::clone(&clock) as _).unwrap();
             Self { cache, clock, source }
         }
 
         /// The first load has ended, and the gate is open.
         async fn open(answers: &[Answer]) -> Self {
-            let stage = Self::closed(answers, |builder| builder);
+            let stage = Self::closed(answers, |settings| settings);
             stage.source.gate.add_permits(1_000_000);
             stage.landed().await;
             stage
@@ -697,7 +496,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_load_serves_everybody_who_waits() {
-        let stage = Stage::closed(&[Keys(&["a"])], |builder| builder);
+        let stage = Stage::closed(&[Keys(&["a"])], |settings| settings);
         assert_eq!(stage.look("a"), "Wait");
         let waiters: Vec<_> = (0..100).map(|_| tokio::spawn(ask(Arc::clone(&stage.cache), "a".to_owned()))).collect();
         for _ in 0..10 {
@@ -828,7 +627,7 @@ mod tests {
         let clock = Arc::new(Trapped { clock: Stopped(AtomicU64::new(0)), trap: Mutex::default() });
         let answers = Mutex::new(VecDeque::from([Keys(&["a"]), Keys(&["a", "b"])]));
         let source = Arc::new(Script { answers, gate: Semaphore::new(1_000), kids: Mutex::default() });
-        let cache = Cache::builder(Arc::clone(&source) as _).build(Arc::clone(&clock) as _).unwrap();
+        let cache = around(Arc::clone(&source) as _, Arc::clone(&clock) as _).unwrap();
         while cache.loading.load(Ordering::SeqCst) {
             yield_now().await;
         }
@@ -951,7 +750,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_source_that_never_answers_is_cut_off_at_the_load_deadline() {
-        let short = |builder: CacheBuilder| builder.with_load_deadline(Duration::from_millis(20));
+        let short = |settings: CacheSettings| settings.with_load_deadline(Duration::from_millis(20));
         let stage = Stage::closed(&[Hangs, Keys(&["a"])], short);
         stage.source.gate.add_permits(2);
         assert_eq!(stage.ask("a").await, "Unavailable(Timeout)");
@@ -973,7 +772,7 @@ mod tests {
 
     #[tokio::test]
     async fn asking_for_health_brings_a_failed_cache_back() {
-        let stage = Stage::closed(&[Fails(KeyErrorKind::Unavailable), Keys(&["a"])], |builder| builder);
+        let stage = Stage::closed(&[Fails(KeyErrorKind::Unavailable), Keys(&["a"])], |settings| settings);
         assert_eq!(stage.cache.health(), Health::Unavailable("issuer: the first load is under way".into()));
         stage.source.gate.add_permits(2);
         stage.landed().await;
@@ -996,13 +795,11 @@ mod tests {
         assert_eq!(runtime().block_on(stage.ask("a")), "Unavailable(Unavailable)");
     }
 
-    const SEEDED: &str = "https://login.example/";
-
     /// A cache of another process has left a seed of these keys `age` seconds ago.
     async fn seeded(kids: &'static [&'static str], age: u64, answers: &[Answer]) -> (Stage, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.json");
-        let seed = |builder: CacheBuilder| builder.with_name(SEEDED).with_seed(&path);
+        let seed = |settings: CacheSettings| settings.with_seed(&path);
         let before = Stage::closed(&[Keys(kids)], seed);
         before.source.gate.add_permits(1);
         while !path.exists() {
@@ -1075,7 +872,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_keys_gets_them_or_the_kind_of_the_last_failure() {
-        let stage = Stage::closed(&[Fails(KeyErrorKind::Timeout)], |builder| builder);
+        let stage = Stage::closed(&[Fails(KeyErrorKind::Timeout)], |settings| settings);
         let soon = Duration::from_millis(20);
         assert_eq!(stage.cache.ready(soon).await, Err(KeyErrorKind::Timeout), "no load has ended");
         stage.source.gate.add_permits(1);
@@ -1116,7 +913,7 @@ mod tests {
     fn keys_that_come_at_once_need_no_runtime_and_are_never_loaded_again() {
         let source = inline(&[Keys(&["a"])], None);
         let clock = Arc::new(Stopped(AtomicU64::new(0)));
-        let cache = Cache::builder(Arc::clone(&source) as _).build(Arc::clone(&clock) as _).unwrap();
+        let cache = around(Arc::clone(&source) as _, Arc::clone(&clock) as _).unwrap();
         for _ in 0..100 {
             assert!(matches!(cache.lookup(Some("a"), Algorithm::Es256), Lookup::Keys(_)));
             assert!(matches!(cache.lookup(Some("b"), Algorithm::Es256), Lookup::Unknown));
@@ -1131,7 +928,7 @@ mod tests {
     fn keys_that_come_at_once_with_a_lifetime_are_loaded_again_where_they_are_needed() {
         let source = inline(&[Keys(&["a"]), Panics, Fails(KeyErrorKind::Unavailable), Keys(&["a", "b"])], Some(100));
         let clock = Arc::new(Stopped(AtomicU64::new(0)));
-        let cache = Cache::builder(Arc::clone(&source) as _).build(Arc::clone(&clock) as _).unwrap();
+        let cache = around(Arc::clone(&source) as _, Arc::clone(&clock) as _).unwrap();
         for (seconds, loads) in [(0, 1), (80, 2), (2, 3), (4, 4)] {
             clock.advance(seconds);
             assert!(matches!(cache.lookup(Some("a"), Algorithm::Es256), Lookup::Keys(_)), "{seconds}");
@@ -1147,20 +944,24 @@ mod tests {
             let answers = Mutex::new(VecDeque::from([NoKeys]));
             Arc::new(Script { answers, gate: Semaphore::new(0), kids: Mutex::default() })
         };
-        let no_runtime = Cache::builder(source()).build(clock()).unwrap_err();
+        let no_runtime = around(source(), clock()).unwrap_err();
         assert!(matches!(no_runtime, ConfigError::NoRuntime { part: "key.cache" }));
         for (name, answer) in [("empty", NoKeys), ("failing", Fails(KeyErrorKind::Unavailable))] {
-            let error = Cache::builder(inline(&[answer], None)).build(clock()).unwrap_err();
+            let error = around(inline(&[answer], None), clock()).unwrap_err();
             assert_eq!(error.field(), "key.source", "{name}");
         }
-        let zero = Cache::builder(source()).with_soft_lifetime(Duration::ZERO).build(clock()).unwrap_err();
-        assert_eq!(zero.field(), "key.soft_lifetime");
-    }
-
-    #[test]
-    fn causes_are_one_capped_line() {
-        let line = causes(&KeyError::unavailable("forged\nline \u{1b}[31m".to_owned() + &"x".repeat(10_000)));
-        assert!(line.starts_with("forged\\nline \\u{1b}[31mxxx"), "{line}");
-        assert_eq!(line.chars().count(), MAX_CAUSES);
+        let with = CacheSettings::default;
+        let floor = with().with_unknown_kid_floor(Duration::from_secs(5));
+        let seed = with().with_seed("keys.json");
+        type Source = Arc<dyn KeySource>;
+        for (name, source, settings, field) in [
+            ("a floor of fixed keys", inline(&[Keys(&["a"])], None) as Source, floor.clone(), "issuer.key_cache"),
+            ("a seed of fixed keys", inline(&[Keys(&["a"])], None) as Source, seed.clone(), "issuer.key_cache"),
+            ("a seed of keys at once", inline(&[Keys(&["a"])], Some(60)) as Source, seed, "issuer.key_cache"),
+        ] {
+            let error = Cache::new(source, "keys", settings, clock()).unwrap_err();
+            assert_eq!(error.field(), field, "{name}: {error}");
+        }
+        assert!(Cache::new(inline(&[Keys(&["a"])], Some(60)), "keys", floor, clock()).is_ok());
     }
 }

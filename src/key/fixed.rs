@@ -6,7 +6,7 @@ use super::{JwkSet, KeyError, KeySource, LoadRequest, LoadedKeys};
 
 /// Keys that never change: a key set that the deployment carries with it.
 ///
-/// Answers at once, so a [`Cache`](super::Cache) around it never waits and a verifier built on it never does I/O.
+/// Answers at once, so that nobody waits for it, and a verifier built on it never does I/O.
 ///
 /// ```
 /// use portcullis::key::{Fixed, JwkSet, KeySource};

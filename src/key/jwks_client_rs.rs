@@ -1,15 +1,14 @@
 //! Any source of the crate `jwks_client_rs` as a [`KeySource`], for applications that already have one.
 //!
 //! ```no_run
-//! use std::sync::Arc;
 //! use jwks_client_rs::source::WebSource;
-//! use portcullis::key::{Cache, jwks_client_rs::JwksClientSource};
-//! use portcullis::time::SystemClock;
+//! use portcullis::{key::jwks_client_rs::JwksClientSource, token::{Issuer, Verifier}};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let web = WebSource::builder().build("https://tenant.eu.auth0.com/.well-known/jwks.json".parse()?)?;
-//! let cache = Cache::builder(Arc::new(JwksClientSource::new(web))).build(Arc::new(SystemClock))?;
-//! # let _ = cache;
+//! let issuer = Issuer::auth0("tenant.eu.auth0.com", "https://api.example").with_key_source(JwksClientSource::new(web));
+//! let verifier = Verifier::builder(issuer).build()?;
+//! # let _ = verifier;
 //! # Ok(())
 //! # }
 //! ```

@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-/// What a [`Cache`](super::Cache) has done since it was built, and what it holds now: numbers for whatever exports metrics.
+/// What the key cache of an issuer has done since it was built, and what it holds now: numbers for whatever exports metrics.
 ///
 /// Counting costs one relaxed atomic addition and takes no lock; so does reading. Counters only grow. The one label that belongs to them
 /// is the configured name of the issuer: nothing of a token is in here.
@@ -28,7 +28,7 @@ pub struct Metrics {
     /// Look-ups answered with keys past their lifetime, because loading fails.
     pub stale_answers: u64,
     /// Those among them that were answered with keys from before the process started
-    /// ([`CacheBuilder::with_seed`](super::CacheBuilder::with_seed)).
+    /// ([`CacheSettings::with_seed`](super::CacheSettings::with_seed)).
     pub seed_answers: u64,
     /// How long ago the keys were loaded; `None` without keys.
     pub age: Option<Duration>,

@@ -1,7 +1,8 @@
 //! Who may sign: keys, where they come from, and how they are kept fresh.
 //!
-//! A [`KeySource`] loads a key document; the [`Cache`] around it keeps the keys, refreshes them ahead of time and on an unknown
-//! `kid`, and lets readers look keys up without a lock and without waiting. [`Jwk`]s are parsed and checked once, at load.
+//! A [`KeySource`] loads a key document; a cache around it keeps the keys, refreshes them ahead of time and on an unknown
+//! `kid`, and lets readers look keys up without a lock and without waiting: [`CacheSettings`] says how. [`Jwk`]s are parsed and checked
+//! once, at load.
 //!
 //! A [`SharedSecret`] is no key of a set: it stands alone, for one issuer in the same hands.
 
@@ -19,12 +20,12 @@ mod metrics;
 mod remote;
 mod secret;
 mod seed;
+mod settings;
 mod snapshot;
 mod source;
 
 pub use algorithm::Algorithm;
-pub(crate) use cache::Lookup;
-pub use cache::{Cache, CacheBuilder};
+pub(crate) use cache::{Cache, Lookup};
 pub(crate) use crypto::IS_AVAILABLE as IS_CRYPTO_AVAILABLE;
 pub use fixed::Fixed;
 pub(crate) use jwk::MAX_KID;
@@ -33,4 +34,5 @@ pub use metrics::Metrics;
 #[cfg(feature = "remote-jwks")]
 pub use remote::{Remote, RemoteBuilder};
 pub use secret::SharedSecret;
+pub use settings::CacheSettings;
 pub use source::{KeyError, KeyErrorKind, KeySource, LoadRequest, LoadedKeys};

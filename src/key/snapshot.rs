@@ -2,19 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::{Algorithm, Jwk, JwkSet, KeyErrorKind, LoadedKeys};
-use crate::ConfigError;
-
-/// The bounds that a cache works in.
-#[derive(Clone, Debug)]
-pub(super) struct Settings {
-    pub(super) soft_lifetime: Duration,
-    pub(super) stale_limit: Duration,
-    pub(super) unknown_kid_floor: Duration,
-    pub(super) load_deadline: Duration,
-    /// Spreads the loads of many processes; between 0 and 1.
-    pub(super) jitter: fn() -> f64,
-}
+use super::{Algorithm, CacheSettings, Jwk, JwkSet, KeyErrorKind, LoadedKeys};
 
 /// Immutable: the one load that is under way replaces it when it ends.
 #[derive(Clone, Debug)]
@@ -83,42 +71,6 @@ pub(super) enum Condition {
     Down(KeyErrorKind),
 }
 
-impl Settings {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let (nano, second) = (Duration::from_nanos(1), Duration::from_secs(1));
-        let (minute, hour, day) = (Duration::from_mins(1), Duration::from_hours(1), Duration::from_hours(24));
-        for (field, value, least, most) in [
-            ("key.soft_lifetime", self.soft_lifetime, second, day),
-            ("key.stale_limit", self.stale_limit, Duration::ZERO, day),
-            ("key.unknown_kid_floor", self.unknown_kid_floor, nano, hour),
-            ("key.load_deadline", self.load_deadline, nano, minute),
-        ] {
-            if value < least || value > most {
-                let remedy = format!("choose a time from {least:?} to {most:?}");
-                return Err(ConfigError::invalid(field, format!("{value:?}"), remedy));
-            }
-        }
-        Ok(())
-    }
-
-    /// How old keys may become that say nothing of their lifetime.
-    pub(super) fn hard_lifetime(&self) -> Duration {
-        self.soft_lifetime.saturating_add(self.stale_limit)
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            soft_lifetime: Duration::from_mins(10),
-            stale_limit: Duration::from_hours(1),
-            unknown_kid_floor: Duration::from_secs(30),
-            load_deadline: Duration::from_secs(6),
-            jitter: random_fraction,
-        }
-    }
-}
-
 impl Snapshot {
     pub(super) fn empty() -> Self {
         Self { keys: None, last: Attempt::Never, absent: Arc::default() }
@@ -131,7 +83,7 @@ impl Snapshot {
         started: Duration,
         now: Duration,
         absent_kid: Option<u64>,
-        settings: &Settings,
+        settings: &CacheSettings,
     ) -> Self {
         let soft = loaded.max_age.map_or(settings.soft_lifetime, |age| age.clamp(MIN_MAX_AGE, MAX_MAX_AGE));
         // At 80 % of the lifetime, up to a tenth of it earlier.
@@ -173,7 +125,7 @@ impl Snapshot {
     }
 
     /// Keys from before this process. Never fresh: they serve from the first load that fails until what is left of their time is over.
-    pub(super) fn seeded(set: JwkSet, age: Duration, now: Duration, settings: &Settings) -> Self {
+    pub(super) fn seeded(set: JwkSet, age: Duration, now: Duration, settings: &CacheSettings) -> Self {
         let left = settings.hard_lifetime().saturating_sub(age);
         let kept = Kept {
             set,
@@ -188,7 +140,7 @@ impl Snapshot {
     }
 
     /// The next snapshot after a load that failed.
-    pub(super) fn failed(&self, kind: KeyErrorKind, now: Duration, settings: &Settings) -> Self {
+    pub(super) fn failed(&self, kind: KeyErrorKind, now: Duration, settings: &CacheSettings) -> Self {
         let times = match self.last {
             Attempt::Failed { times, .. } => times.saturating_add(1),
             Attempt::Never | Attempt::Succeeded => 1,
@@ -308,10 +260,6 @@ impl Snapshot {
     }
 }
 
-fn random_fraction() -> f64 {
-    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
-}
-
 const MIN_MAX_AGE: Duration = Duration::from_mins(1);
 const MAX_MAX_AGE: Duration = Duration::from_hours(1);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -338,8 +286,8 @@ pub(super) mod tests {
         JwkSet::parse(format!(r#"{{"keys":[{}]}}"#, keys.join(",")).as_bytes()).unwrap()
     }
 
-    fn settings() -> Settings {
-        Settings { jitter: || 0.0, ..Settings::default() }
+    fn settings() -> CacheSettings {
+        CacheSettings { jitter: || 0.0, ..CacheSettings::default() }
     }
 
     fn loaded(max_age: Option<u64>) -> Snapshot {
@@ -380,7 +328,9 @@ pub(super) mod tests {
 
     #[test]
     fn every_default_is_the_one_that_is_promised() {
-        let Settings { soft_lifetime, stale_limit, unknown_kid_floor, load_deadline, jitter: _ } = Settings::default();
+        let CacheSettings { soft_lifetime, stale_limit, unknown_kid_floor, load_deadline, seed, jitter: _ } =
+            CacheSettings::default();
+        assert_eq!(seed, None);
         let table = [
             ("soft lifetime", soft_lifetime, 600),
             ("least max-age", MIN_MAX_AGE, 60),
@@ -416,16 +366,13 @@ pub(super) mod tests {
 
     #[test]
     fn jitter_only_ever_makes_loads_earlier() {
-        let early = Settings { jitter: || 1.0, ..Settings::default() };
+        let early = CacheSettings { jitter: || 1.0, ..CacheSettings::default() };
         let keys = LoadedKeys::new(set_of(&["a"]));
         let snapshot = Snapshot::empty().loaded(keys, START, START, None, &early);
         assert!(!snapshot.wants_refresh(at(419)) && snapshot.wants_refresh(at(420)));
         let snapshot = Snapshot::empty().failed(KeyErrorKind::Timeout, START, &early);
         assert!(!snapshot.may_load(START + Duration::from_millis(749)));
         assert!(snapshot.may_load(START + Duration::from_millis(750)));
-        for _ in 0..1_000 {
-            assert!((0.0..=1.0).contains(&random_fraction()));
-        }
     }
 
     #[test]
@@ -513,7 +460,7 @@ pub(super) mod tests {
         for (name, failed_at, now, finding) in cases {
             assert_eq!(find(&fail(failed_at), "a", at(now)), finding, "{name}");
         }
-        let never = Settings { stale_limit: Duration::ZERO, ..settings() };
+        let never = CacheSettings { stale_limit: Duration::ZERO, ..settings() };
         let keys = LoadedKeys::new(set_of(&["a"]));
         let strict =
             Snapshot::empty().loaded(keys, START, START, None, &never).failed(KeyErrorKind::Timeout, at(600), &never);
@@ -562,25 +509,5 @@ pub(super) mod tests {
         assert_eq!(find(&snapshot, "a", end_of_time), "keys");
         assert_eq!(find(&snapshot, "b", end_of_time), "TooSoon");
         assert!(!snapshot.may_load(end_of_time) && !snapshot.wants_refresh(end_of_time));
-    }
-
-    #[test]
-    fn settings_outside_their_bounds_name_their_field() {
-        type Change = fn(&mut Settings);
-        let cases: [(&str, Change); 7] = [
-            ("key.soft_lifetime", |s| s.soft_lifetime = Duration::ZERO),
-            ("key.soft_lifetime", |s| s.soft_lifetime = Duration::from_secs(86_401)),
-            ("key.stale_limit", |s| s.stale_limit = Duration::from_secs(86_401)),
-            ("key.unknown_kid_floor", |s| s.unknown_kid_floor = Duration::ZERO),
-            ("key.unknown_kid_floor", |s| s.unknown_kid_floor = Duration::from_secs(3_601)),
-            ("key.load_deadline", |s| s.load_deadline = Duration::ZERO),
-            ("key.load_deadline", |s| s.load_deadline = Duration::from_secs(61)),
-        ];
-        for (field, change) in cases {
-            let mut settings = Settings::default();
-            assert!(settings.check().is_ok());
-            change(&mut settings);
-            assert_eq!(settings.check().unwrap_err().field(), field);
-        }
     }
 }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::JwkSet;
 
-/// Loads the keys of one issuer: the slow half of key management. The fast half is [`Cache`](super::Cache), which asks a source
+/// Loads the keys of one issuer: the slow half of key management. The fast half is the cache around it, which asks a source
 /// when it needs to and never twice at once.
 ///
 /// ```

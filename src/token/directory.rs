@@ -14,8 +14,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{
-    Issuer, ResolveError, ResolveIssuer, ResolveRequest, ResolvedIssuers, TokenError, resolve::Settings,
-    verifier::Trusted,
+    Issuer, ResolveError, ResolveIssuer, ResolveRequest, ResolvedIssuers, ResolvedMetrics, TokenError,
+    resolve::Settings, verifier::Trusted,
 };
 #[cfg(feature = "remote-jwks")]
 use crate::outbound::{Outbound, OutboundBuilder};
@@ -157,6 +157,11 @@ impl Directory {
         if now < tenant.until && !is_refused {
             state.known.put(tenant.id.clone(), Arc::clone(tenant));
         }
+    }
+
+    pub(super) fn metrics(&self) -> ResolvedMetrics {
+        let state = self.lock();
+        ResolvedMetrics { known: state.known.len(), refused: state.refused.len(), in_flight: state.flights.len() }
     }
 
     fn look(&self, state: &State, name: &str, now: Duration) -> Option<Answer> {
@@ -407,7 +412,7 @@ mod tests {
     use super::*;
     use crate::{
         health::Health,
-        key::{Algorithm, JwkSet, KeyError, KeySource, LoadRequest, LoadedKeys},
+        key::{Algorithm, CacheSettings, JwkSet, KeyError, KeySource, LoadRequest, LoadedKeys},
         time::UnixTime,
         token::{
             AccessToken, Verifier, VerifierBuilder,
@@ -416,10 +421,10 @@ mod tests {
     };
 
     impl Directory {
-        /// How many are known, refused, and being looked up, and how many of those for strangers.
+        /// As the metrics, and how many of the look-ups are for strangers.
         fn sizes(&self) -> [usize; 4] {
-            let state = self.lock();
-            [state.known.len(), state.refused.len(), state.flights.len(), state.strangers]
+            let ResolvedMetrics { known, refused, in_flight } = self.metrics();
+            [known, refused, in_flight, self.lock().strangers]
         }
     }
 
@@ -895,6 +900,26 @@ mod tests {
         settle().await;
         assert_eq!(refused(&verifier, &newer).await, None);
         assert_eq!((store.asked(), slow.0.load(SeqCst)), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn other_settings_of_the_key_cache_take_effect_with_the_next_look_up() {
+        let slow = Arc::new(Slow(AtomicUsize::new(0)));
+        let kept = Issuer::oauth(url(1), "https://api.example").with_key_source(Arc::clone(&slow));
+        let answers = AtomicUsize::new(0);
+        let store = Store::new(move |_| {
+            let floor = Duration::from_secs(if answers.fetch_add(1, SeqCst) < 2 { 30 } else { 5 });
+            Ok(Some(kept.clone().with_key_cache(CacheSettings::default().with_unknown_kid_floor(floor))))
+        });
+        let clock = Stopped::default();
+        let verifier = resolving(&store, &clock).build().unwrap();
+        for (look_ups, loads) in [(1, 1), (2, 1), (3, 2)] {
+            assert_eq!(refused(&verifier, &of(&url(1))).await, None);
+            assert_eq!((store.asked(), slow.0.load(SeqCst)), (look_ups, loads));
+            let metrics = verifier.resolved_metrics().unwrap();
+            assert_eq!((metrics.known, metrics.refused, metrics.in_flight), (1, 0, 0));
+            clock.pass(300);
+        }
     }
 
     #[cfg(feature = "remote-jwks")]

@@ -22,6 +22,6 @@ pub use bearer::{AccessToken, BearerError};
 pub use claims::{Claimed, Claims, ClaimsError};
 pub use error::TokenError;
 pub use issuer::{Issuer, Permissions, Tenants};
-pub use resolve::{ResolveError, ResolveIssuer, ResolveRequest, ResolvedIssuers};
+pub use resolve::{ResolveError, ResolveIssuer, ResolveRequest, ResolvedIssuers, ResolvedMetrics};
 pub use verified::VerifiedToken;
 pub use verifier::{Verifier, VerifierBuilder};

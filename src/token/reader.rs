@@ -187,7 +187,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Tokens of the same issuer and key that are not for access: ID tokens
-    /// ([OpenID Connect Core §2](https://openid.net/specs/openid-connect-core-1_0.html#IDToken)), security events and logout tokens
+    /// ([OpenID Connect Core §2](https://openid.net/specs/openid-connect-core-1_0.html#IDToken), with `s_hash`
+    /// [FAPI 1.0 Part 2 §5.1](https://openid.net/specs/openid-financial-api-part-2-1_0.html)), security events and logout tokens
     /// ([RFC 8417 §2.2](https://www.rfc-editor.org/rfc/rfc8417#section-2.2)), DPoP proofs
     /// ([RFC 9449 §4.2](https://www.rfc-editor.org/rfc/rfc9449#section-4.2)), introspection answers
     /// ([RFC 9701 §5](https://www.rfc-editor.org/rfc/rfc9701#section-5)), transaction tokens
@@ -248,15 +249,15 @@ const MAX_ACTORS: usize = 5;
 
 /// Claims that show a token that is not for access.
 #[rustfmt::skip]
-const OTHER_KINDS: [&str; 10] = [
-    "nonce", "at_hash", "c_hash", "events", "htm", "htu", "token_introspection", "req_wl", "tctx", "rctx",
+const OTHER_KINDS: [&str; 11] = [
+    "nonce", "at_hash", "c_hash", "s_hash", "events", "htm", "htu", "token_introspection", "req_wl", "tctx", "rctx",
 ];
 
 /// The claims that are read of every issuer's tokens; a profile lists what it reads beyond them.
 #[rustfmt::skip]
-const READ: [&str; 34] = [
+const READ: [&str; 35] = [
     "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "azp", "client_id", "scope", "scp", "permissions", "roles", "org_id", "act",
-    "cnf", "acr", "amr", "auth_time", "sub_profile", "gty", "nonce", "at_hash", "c_hash", "events", "htm", "htu",
+    "cnf", "acr", "amr", "auth_time", "sub_profile", "gty", "nonce", "at_hash", "c_hash", "s_hash", "events", "htm", "htu",
     "token_introspection", "req_wl", "tctx", "rctx", "typ", "token_use",
 ];
 

@@ -110,6 +110,18 @@ impl ResolveError {
     }
 }
 
+/// What is in memory of resolved issuers ([`Verifier::resolved_metrics`](super::Verifier::resolved_metrics)): numbers, and no names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResolvedMetrics {
+    /// Issuers that the resolver vouched for. At [`with_max_issuers`](ResolvedIssuers::with_max_issuers) they push each other out.
+    pub known: usize,
+    /// Names that were refused of late: unknown, or the look-up failed. At most 10 000.
+    pub refused: usize,
+    /// Look-ups under way. At [`with_max_concurrent`](ResolvedIssuers::with_max_concurrent) new names are answered 503.
+    pub in_flight: usize,
+}
+
 /// Issuers that are looked up when a token names them, and the bounds in which their number, their age and the look-ups are kept.
 ///
 /// - **A limited number** of them, each with its rules and its keys, is in memory. Only a token that verified makes its issuer a
@@ -117,7 +129,7 @@ impl ResolveError {
 ///   issuers, push out each other and not those that are in use.
 /// - **A limited life.** An issuer is looked up again from 80 % of its life on, without anybody waiting, so that one which was
 ///   removed, or has another audience, counts no longer than that. Keys are kept across it where they come from the same place: the
-///   same address, or clones of one [`Issuer`].
+///   same address, or clones of one [`Issuer`], under the same [`CacheSettings`](crate::key::CacheSettings).
 /// - **Names that are not known** are remembered for a while, as keyed hashes, 10 000 at most.
 /// - **One look-up per issuer** at a time, in a task of its own, up to a deadline. Only so many at once: what is beyond is
 ///   *unavailable* (503), never *unknown* (401). Issuers in memory have as much room again for being looked up anew, so that a flood of

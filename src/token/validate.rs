@@ -58,6 +58,10 @@ impl Expectations {
             return Err(TokenError::Tenant);
         }
         claims.refuse_other_kinds()?;
+        let is_for = |client: &ClientId| audiences.iter().flatten().any(|audience| *audience == client.as_str());
+        if self.profile.audience_is_no_client && principal.client().is_some_and(is_for) {
+            return Err(TokenError::WrongKind("aud"));
+        }
         self.check_times(now, expires_at, not_before, issued_at)?;
         // Whatever its shape: a confirmation that is not understood binds all the same (RFC 7800 §3.1).
         if claims.has("cnf") {
@@ -255,7 +259,7 @@ mod tests {
     fn each_required_claim_in_turn() {
         for (verifier, claims, required) in [
             (oauth(), oauth_claims(), vec!["aud", "sub", "exp"]),
-            (auth0(), auth0_claims(), vec!["aud", "sub", "exp"]),
+            (auth0(), auth0_claims(), vec!["aud", "sub", "exp", "azp"]),
             (rfc9068(), rfc9068_claims(), vec!["aud", "sub", "exp", "client_id", "iat", "jti"]),
         ] {
             assert_eq!(refused(&verifier, &claims), None);
@@ -544,6 +548,7 @@ mod tests {
             (json!({"nonce": "n"}), "nonce"),
             (json!({"at_hash": "h"}), "at_hash"),
             (json!({"c_hash": "h"}), "c_hash"),
+            (json!({"s_hash": "h"}), "s_hash"),
             (json!({"events": {}}), "events"),
             (json!({"htm": "GET"}), "htm"),
             (json!({"htu": "https://api.example"}), "htu"),

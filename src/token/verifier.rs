@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    AccessToken, Claimed, Issuer, ResolvedIssuers, TokenError, VerifiedToken,
+    AccessToken, Claimed, Issuer, ResolvedIssuers, ResolvedMetrics, TokenError, VerifiedToken,
     directory::{Answer, Directory, Tenant},
     issuer::{Expectations, KeyMode, KeyOrigin, SpiffeId},
     jws::Jws,
@@ -177,7 +177,8 @@ impl Verifier {
     }
 
     /// Whether the keys of every configured issuer can be had: the worst of them speaks for all. [Resolved](ResolvedIssuers) issuers
-    /// are left out, because one of many must not take the service out of rotation for the others.
+    /// are left out, because one of many must not take the service out of rotation for the others
+    /// ([`resolved_metrics`](Self::resolved_metrics)).
     #[must_use]
     pub fn health(&self) -> Health {
         let mut worst = Health::Ready;
@@ -196,6 +197,13 @@ impl Verifier {
     /// several names goes by its first.
     pub fn key_metrics(&self) -> impl Iterator<Item = (&IssuerId, Metrics)> {
         self.0.issuers.iter().filter_map(|issuer| Some((issuer.expectations.ids.first()?, issuer.cache()?.metrics())))
+    }
+
+    /// How many [resolved](ResolvedIssuers) issuers there are, and look-ups for them; `None` where none are resolved. Takes their lock for a
+    /// moment.
+    #[must_use]
+    pub fn resolved_metrics(&self) -> Option<ResolvedMetrics> {
+        self.0.directory.as_ref().map(|directory| directory.metrics())
     }
 
     /// Waits until the keys of every issuer are there.
@@ -349,18 +357,14 @@ impl Trusted {
         revocable: Option<Duration>,
         earlier: Option<&Self>,
     ) -> Result<Self, ConfigError> {
-        let (name, seed) = (issuer.url().to_owned(), issuer.key_seed().cloned());
+        let (name, settings) = (issuer.url().to_owned(), issuer.key_cache().clone());
         let (expectations, mode) = issuer.into_parts()?;
         check_lifetime(&expectations, revocable)?;
         let earlier = earlier.filter(|earlier| earlier.key_origin.is_same_as(&key_origin)).and_then(Self::cache);
         let keys = match (mode, earlier) {
             (KeyMode::Secret(secret), _) => Keys::Secret(secret),
             (KeyMode::Source(_), Some(cache)) => Keys::Public(Arc::clone(cache)),
-            (KeyMode::Source(source), None) => {
-                let cache = Cache::builder(source).with_name(name);
-                let cache = seed.into_iter().fold(cache, |cache, path| cache.with_seed(path));
-                Keys::Public(cache.build(Arc::clone(clock))?)
-            }
+            (KeyMode::Source(source), None) => Keys::Public(Cache::new(source, name, settings, Arc::clone(clock))?),
         };
         Ok(Self { expectations, keys, key_origin })
     }
@@ -541,11 +545,11 @@ impl VerifierBuilder {
         let mut seeds = HashSet::new();
         let revocable = self.revocations.as_ref().map(RevocationList::max_lifetime);
         for issuer in self.issuers {
-            if let Some(path) = issuer.key_seed()
+            if let Some(path) = issuer.key_cache().seed()
                 && !seeds.insert(path.clone())
             {
                 let remedy = "give each issuer a file of its own: one would overwrite the other's keys";
-                return Err(ConfigError::invalid("issuer.key_seed", path.display().to_string(), remedy));
+                return Err(ConfigError::invalid("issuer.key_cache", path.display().to_string(), remedy));
             }
             let trusted = Arc::new(Trusted::new(issuer, &self.clock, revocable)?);
             for id in &trusted.expectations.ids {
@@ -568,7 +572,7 @@ impl VerifierBuilder {
 
     /// As [`build`](Self::build), and waits until the keys of every issuer are there: for a service that must not start without them.
     /// A load that fails is tried again, with the usual backoff, until the deadline. Keys of a seed
-    /// ([`Issuer::with_key_seed`]) count once the first load has failed.
+    /// ([`CacheSettings::with_seed`](crate::key::CacheSettings::with_seed)) count once the first load has failed.
     ///
     /// # Errors
     ///
@@ -609,7 +613,7 @@ mod tests {
     use std::{
         sync::{
             Mutex,
-            atomic::{AtomicUsize, Ordering},
+            atomic::{AtomicU64, AtomicUsize, Ordering},
         },
         time::Duration,
     };
@@ -621,7 +625,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        key::{KeyError, KeySource, LoadRequest, LoadedKeys},
+        key::{CacheSettings, KeyError, KeySource, LoadRequest, LoadedKeys},
         principal::{ClientId, SessionId, Subject, TokenId},
         revocation::Revocation,
         token::test_tokens::{
@@ -631,8 +635,12 @@ mod tests {
 
     const ISSUER: &str = "https://login.example/";
 
+    fn bare() -> Issuer {
+        Issuer::oauth(ISSUER, "https://api.example")
+    }
+
     fn issuer() -> Issuer {
-        Issuer::oauth(ISSUER, "https://api.example").with_keys(public_keys())
+        bare().with_keys(public_keys())
     }
 
     fn verifier() -> Verifier {
@@ -708,6 +716,44 @@ mod tests {
             self.asked.fetch_add(1, Ordering::SeqCst);
             let keys = self.keys.lock().unwrap().clone();
             keys.map(LoadedKeys::new).ok_or_else(|| KeyError::unavailable("down"))
+        }
+    }
+
+    fn floor_of(floor: Duration) -> CacheSettings {
+        CacheSettings::default().with_unknown_kid_floor(floor)
+    }
+
+    #[derive(Clone, Default)]
+    struct Stopped(Arc<AtomicU64>);
+
+    impl Clock for Stopped {
+        fn now(&self) -> UnixTime {
+            now()
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_secs(self.0.load(Ordering::SeqCst))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lower_floor_of_the_key_cache_lets_a_new_key_in_sooner() {
+        for (name, settings, seconds, asked, error) in [
+            ("within the floor", floor_of(Duration::from_secs(5)), 4, 1, Some(TokenError::UnknownKey)),
+            ("at the floor", floor_of(Duration::from_secs(5)), 5, 2, None),
+            ("at that time by default", CacheSettings::default(), 5, 1, Some(TokenError::UnknownKey)),
+        ] {
+            let source = Arc::new(Late::default());
+            let rotate = |keys: JwkSet| *source.keys.lock().unwrap() = Some(keys);
+            rotate([public_key(Algorithm::Es256)].into_iter().collect());
+            let clock = Stopped::default();
+            let issuer = bare().with_key_source(Arc::clone(&source)).with_key_cache(settings);
+            let verifier = Verifier::builder(issuer).with_clock(clock.clone()).build().unwrap();
+            assert_eq!(verifier.verify(&sealed(Algorithm::Es256, json!({})), now()).await.err(), None, "{name}");
+            rotate(public_keys());
+            clock.0.store(seconds, Ordering::SeqCst);
+            assert_eq!(verifier.verify(&token(&claims()), now()).await.err(), error, "{name}");
+            assert_eq!(source.asked.load(Ordering::SeqCst), asked, "{name}");
         }
     }
 
@@ -829,7 +875,7 @@ mod tests {
     #[test]
     fn under_a_shared_secret_hs256_is_accepted_and_nothing_else() {
         let secret = |byte| SharedSecret::new([byte; 32]).unwrap();
-        let own = Verifier::builder(issuer().with_shared_secret(secret(1))).build().unwrap();
+        let own = Verifier::builder(bare().with_shared_secret(secret(1))).build().unwrap();
         let good = macced(&secret(1), json!({"alg": "HS256", "kid": "any", "typ": "at+jwt"}), &claims());
         let verified = own.verify_now(&good, now()).unwrap().unwrap();
         assert_eq!((verified.key_id(), verified.key_thumbprint()), (None, None));
@@ -853,7 +899,7 @@ mod tests {
     async fn a_shared_secret_is_that_of_its_issuer_alone() {
         let secret = |byte| SharedSecret::new([byte; 32]).unwrap();
         let other = Issuer::oauth("https://other.example/", "https://api.example").with_shared_secret(secret(2));
-        let both = Verifier::builder(issuer().with_shared_secret(secret(1))).add_issuer(other).build().unwrap();
+        let both = Verifier::builder(bare().with_shared_secret(secret(1))).add_issuer(other).build().unwrap();
         let others = with(&claims(), json!({"iss": "https://other.example/"}));
         for (byte, claims, error) in [
             (1, &claims(), None),
@@ -942,8 +988,12 @@ mod tests {
         assert_eq!(verifier().claimed(&dots), Claimed::default());
     }
 
-    #[test]
-    fn a_wrong_configuration_does_not_build() {
+    #[tokio::test]
+    async fn a_wrong_configuration_does_not_build() {
+        let seeded = |issuer: Issuer, path: &str| issuer.with_key_cache(CacheSettings::default().with_seed(path));
+        let late = |url: &str| Issuer::oauth(url, "api").with_key_source(Late::default());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json").display().to_string();
         let table = [
             ("size 0", Verifier::builder(issuer()).with_max_token_size(0), "verifier.max_token_size"),
             (
@@ -954,12 +1004,22 @@ mod tests {
             ("issuer twice", Verifier::builder(issuer()).add_issuer(issuer()), "issuer.url"),
             (
                 "one seed for two",
-                Verifier::builder(issuer().with_key_seed("keys.json")).add_issuer(
-                    Issuer::oauth("https://other.example/", "api").with_keys(public_keys()).with_key_seed("keys.json"),
-                ),
-                "issuer.key_seed",
+                Verifier::builder(seeded(late(ISSUER), &path))
+                    .add_issuer(seeded(late("https://other.example/"), &path)),
+                "issuer.key_cache",
             ),
-            ("seed without a name", Verifier::builder(issuer().with_key_seed("/")), "key.seed"),
+            ("seed without a name", Verifier::builder(seeded(late(ISSUER), "/")), "key.seed"),
+            ("seed of fixed keys", Verifier::builder(seeded(issuer(), &path)), "issuer.key_cache"),
+            (
+                "floor of fixed keys",
+                Verifier::builder(issuer().with_key_cache(floor_of(Duration::from_secs(5)))),
+                "issuer.key_cache",
+            ),
+            (
+                "no floor",
+                Verifier::builder(late(ISSUER).with_key_cache(floor_of(Duration::ZERO))),
+                "key.unknown_kid_floor",
+            ),
             (
                 "second issuer",
                 Verifier::builder(issuer()).add_issuer(issuer().with_leeway(Duration::MAX)),

@@ -9,7 +9,7 @@ use crate::{
     policy::{Obligation, PolicyBackend},
     principal::Audience,
     revocation::RevocationList,
-    rules::Rules,
+    rules::{RuleTable, Rules},
     time::{Clock, SystemClock},
     token::{Issuer, Verifier},
 };
@@ -160,23 +160,17 @@ impl StackBuilder {
         self
     }
 
-    /// As [`build`](Self::build), and first waits until the keys of every issuer are there, those of a
+    /// As [`build`](Self::build), and waits until the keys of every issuer are there, those of a
     /// [`with_verifier`](Self::with_verifier) included: for a service that must not start without them.
     ///
     /// # Errors
     ///
     /// Those of [`build`](Self::build), and [`ConfigError::Unusable`] when the deadline has passed: it names the first issuer whose keys are
     /// not there, the kind of the last failure, and the remedy.
-    pub async fn build_with_keys(mut self, deadline: Duration) -> Result<Stack, ConfigError> {
-        let verifier = match self.verifier.take() {
-            Some(verifier) => verifier,
-            None => {
-                Verifier::builder_of(std::mem::take(&mut self.issuers)).with_clock(Arc::clone(&self.clock)).build()?
-            }
-        };
-        // Before anything else runs in the background, such as the audit trail.
-        verifier.await_keys(deadline).await?;
-        self.with_verifier(verifier).build()
+    pub async fn build_with_keys(self, deadline: Duration) -> Result<Stack, ConfigError> {
+        let checked = self.check()?;
+        checked.verifier.await_keys(deadline).await?;
+        checked.start()
     }
 
     /// Checks everything, and starts what works in the background. An issuer that is away is no error: calls with its tokens are
@@ -187,6 +181,11 @@ impl StackBuilder {
     /// [`ConfigError`] of whatever part cannot be built: rules, realm, input headers, issuers, or a missing Tokio runtime; and for a list
     /// of revocations beside a verifier that would never look at it.
     pub fn build(self) -> Result<Stack, ConfigError> {
+        self.check()?.start()
+    }
+
+    /// Everything but the audit trail.
+    fn check(self) -> Result<Checked, ConfigError> {
         let rule_text = self.rules.to_string();
         let rules = self.rules.into_table()?;
         let (denial, refusals) = match self.denial {
@@ -218,12 +217,34 @@ impl StackBuilder {
                 .build()?
             }
         };
-        // The last step: nothing runs in the background when another one fails.
-        let audit = match self.audit {
+        let (trail, mode, service, clock) = (self.audit, self.mode, self.service, self.clock);
+        Ok(Checked { rules, rule_text, denial, refusals, authorize, verifier, trail, mode, service, clock })
+    }
+}
+
+/// A configuration that is in order, and a verifier that loads its keys.
+struct Checked {
+    rules: RuleTable,
+    rule_text: String,
+    denial: DenialLayer,
+    refusals: String,
+    authorize: AuthorizeLayer<dyn PolicyBackend>,
+    verifier: Verifier,
+    trail: Trail,
+    mode: Mode,
+    service: Option<Arc<str>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Checked {
+    /// The last step: no trail runs in the background when another one fails.
+    fn start(self) -> Result<Stack, ConfigError> {
+        let Self { rules, rule_text, denial, refusals, authorize, verifier, trail, mode, service, clock } = self;
+        let audit = match trail {
             Trail::Running(audit) => audit,
             Trail::New(sink) => {
-                let builder = Audit::builder(sink).with_mode(self.mode).with_clock(Arc::clone(&self.clock));
-                match self.service {
+                let builder = Audit::builder(sink).with_mode(mode).with_clock(Arc::clone(&clock));
+                match service {
                     Some(name) => builder.with_service(name),
                     None => builder,
                 }
@@ -255,7 +276,7 @@ impl StackBuilder {
             warnings: warnings(),
         };
         Ok(Stack {
-            authenticate: AuthenticateLayer::new(verifier.clone()).with_clock(self.clock),
+            authenticate: AuthenticateLayer::new(verifier.clone()).with_clock(clock),
             require_scope: RequireScopeLayer::from_rules(),
             authorize,
             denial,

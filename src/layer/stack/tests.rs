@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     audit::{AuditRecord, Memory, Outcome},
     denial::Disclosure,
+    key::{KeyError, KeySource, LoadRequest, LoadedKeys},
     policy::{
         Decision, Effect, Permit, PolicyBackend, PolicyError, PolicyInput, PolicyRevision, dangerous_allow_all,
         deny_all,
@@ -315,4 +316,37 @@ async fn a_stack_asks_the_list_that_it_is_given_and_so_do_its_siblings() {
     // Beside a verifier that has a list or none of its own, another one would be looked at by nobody.
     let error = build(stack.sibling(rules())).unwrap_err();
     assert_eq!(error.field(), "revocations");
+}
+
+/// Never answers.
+struct Stuck;
+
+#[async_trait::async_trait]
+impl KeySource for Stuck {
+    async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_mistake_in_the_configuration_is_told_without_waiting_for_keys() {
+    let stuck = || Issuer::oauth("https://id.example", "https://api.example").with_key_source(Stuck);
+    let start = |rules| Stack::builder(stuck(), rules, deny_all(), Memory::new());
+    let wrong = start(Rules::new().get("jobs", policy_only())).build_with_keys(Duration::from_secs(3_600)).await;
+    assert!(!matches!(wrong.unwrap_err(), crate::ConfigError::Unusable { .. }));
+    let late = start(rules()).build_with_keys(Duration::from_millis(10)).await;
+    assert_eq!(late.unwrap_err().field(), "issuer.keys");
+}
+
+#[tokio::test]
+async fn who_waits_for_keys_has_revocations_too() {
+    let revocations = RevocationList::new();
+    let builder = Stack::builder(issuer(), rules(), dangerous_allow_all(), Memory::new());
+    let builder = builder.with_clock(Frozen).with_revocations(revocations.clone());
+    let stack = builder.build_with_keys(Duration::from_secs(1)).await.unwrap();
+    let ada = Revocation::subject(&IssuerId::new("https://id.example"), &Subject::new("ada"), now());
+    for status in [StatusCode::OK, StatusCode::UNAUTHORIZED] {
+        assert_eq!(serve(&stack, request("/jobs", Some("jobs:read"))).await.status(), status);
+        revocations.revoke(&ada, now()).unwrap();
+    }
 }

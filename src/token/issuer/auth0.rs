@@ -14,6 +14,11 @@ impl Issuer {
     /// `@clients`, or that `sub_profile` or `gty` calls so; an agent is what `sub_profile`, that of the current actor, or a word of
     /// `client_profile` calls `ai_agent`. Tokens of the profile `access_token` have no `jti`: prefer `rfc9068_profile`, and
     /// [`require_token_id`](Self::require_token_id) with it.
+    ///
+    /// **The audience must never be the client id of an application of the tenant.** ID tokens have the issuer, the keys and the `typ` of
+    /// access tokens, and the application's client id for `aud`. Those with a claim that access tokens lack, such as `nonce`, are
+    /// refused, and so is a token without `azp` and `client_id`, which ID tokens of the code flow lack, or that has its own client
+    /// in `aud`.
     pub fn auth0(domain: impl Into<String>, audience: impl Into<String>) -> Self {
         Self::new(&AUTH0, vec![id_of(&domain.into())], vec![audience.into()])
     }
@@ -47,6 +52,8 @@ fn check(issuer: &Issuer) -> Result<(), ConfigError> {
 /// An agent that acts for a user is an agent: what a person may do is more than what is left to software.
 fn party(facts: &Facts<'_>) -> Result<Party, TokenError> {
     let Facts { claims, subject, client, .. } = *facts;
+    // Access tokens of both profiles name their client. ID tokens, for whom `aud` is enough, do not.
+    let client = client.ok_or(TokenError::MissingClaim("azp"))?;
     let is_agent = |profiles: &str| profiles.split(' ').any(|profile| profile == "ai_agent");
     if claims.name("client_profile")?.is_some_and(is_agent) || facts.is_agent {
         return Ok(PrincipalKind::Agent.into());
@@ -57,8 +64,7 @@ fn party(facts: &Facts<'_>) -> Result<Party, TokenError> {
         Some(_) => return Err(TokenError::MalformedClaim("sub_profile")),
         None => {}
     }
-    let is_client = |client: &str| subject == client || subject.strip_suffix("@clients") == Some(client);
-    if client.is_some_and(is_client) {
+    if subject == client || subject.strip_suffix("@clients") == Some(client) {
         return Ok(PrincipalKind::Client.into());
     }
     // A user's id begins with its connection and a bar. What looks like another client's is nobody that we can name.
@@ -73,6 +79,7 @@ pub(super) const AUTH0: Profile = Profile {
     algorithms: &[Algorithm::Rs256, Algorithm::Ps256],
     types: &["jwt", "at+jwt"],
     client: &["azp", "client_id"],
+    audience_is_no_client: true,
     scope: ScopeClaim::Text("scope"),
     permissions: Some("permissions"),
     tenant: &["org_id"],
@@ -115,17 +122,43 @@ mod tests {
 
     #[test]
     fn both_token_profiles_are_accepted_and_id_tokens_are_not() {
-        let id_token = with(&classic(), json!({"aud": "c1", "azp": null, "scope": null, "nonce": "n"}));
+        let id_token = with(&classic(), json!({"aud": "c1", "azp": null, "scope": null}));
+        let for_us = with(&id_token, json!({"aud": "https://api.example"}));
         let table = [
             ("classic", Some("JWT"), classic(), Ok(PrincipalKind::User)),
             ("RFC 9068", Some("at+jwt"), rfc9068(), Ok(PrincipalKind::Client)),
             ("no typ", None, classic(), Err(TokenError::Type)),
-            ("ID token", Some("JWT"), id_token.clone(), Err(TokenError::Audience)),
+            ("ID token", Some("JWT"), id_token.clone(), Err(TokenError::MissingClaim("azp"))),
+            (
+                "ID token that names its client",
+                Some("JWT"),
+                with(&id_token, json!({"azp": "c1"})),
+                Err(TokenError::Audience),
+            ),
             (
                 "ID token for us",
                 Some("JWT"),
-                with(&id_token, json!({"aud": "https://api.example"})),
+                with(&for_us, json!({"nonce": "n", "azp": "https://api.example"})),
                 Err(TokenError::WrongKind("nonce")),
+            ),
+            ("ID token for us, without nonce", Some("JWT"), for_us.clone(), Err(TokenError::MissingClaim("azp"))),
+            (
+                "ID token for us, without nonce, that names its client",
+                Some("JWT"),
+                with(&for_us, json!({"azp": "https://api.example"})),
+                Err(TokenError::WrongKind("aud")),
+            ),
+            (
+                "ID token for us and its client",
+                Some("JWT"),
+                with(&for_us, json!({"aud": ["https://api.example", "c1"], "client_id": "c1"})),
+                Err(TokenError::WrongKind("aud")),
+            ),
+            (
+                "ID token for us, of an agent",
+                Some("JWT"),
+                with(&for_us, json!({"sub_profile": "ai_agent"})),
+                Err(TokenError::MissingClaim("azp")),
             ),
             (
                 "user info alone",
@@ -169,7 +202,7 @@ mod tests {
                 json!({"client_profile": ["ai_agent"]}),
                 Err(TokenError::MalformedClaim("client_profile")),
             ),
-            ("no client", json!({"sub": "c1@clients", "azp": null}), Err(TokenError::MalformedClaim("sub"))),
+            ("no client", json!({"sub": "c1@clients", "azp": null}), Err(TokenError::MissingClaim("azp"))),
             ("agent", json!({"sub": "agt_1", "sub_profile": "ai_agent"}), Ok(PrincipalKind::Agent)),
             ("service", json!({"sub": "svc", "sub_profile": "service"}), Ok(PrincipalKind::Client)),
             ("profile of a user", json!({"sub": "x", "sub_profile": "user"}), Ok(PrincipalKind::User)),

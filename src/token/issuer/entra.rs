@@ -1,8 +1,14 @@
+use std::sync::Arc;
+
 use super::{
     Issuer, Profile, ScopeClaim,
     profile::{Facts, Party},
 };
-use crate::{ConfigError, principal::PrincipalKind, token::TokenError};
+use crate::{
+    ConfigError,
+    principal::PrincipalKind,
+    token::{TokenError, reader::Reader},
+};
 
 impl Issuer {
     /// One tenant of Microsoft Entra ID, by its id: a GUID in lower case.
@@ -12,10 +18,13 @@ impl Issuer {
     /// [`add_audience`](Self::add_audience). `tid` must be the tenant that `iss` names. The user id is `oid`, because `sub` differs from
     /// API to API; the token's id is `uti`.
     ///
-    /// `scp` is scope: what a user delegated to the client. `roles` are roles, of users and of applications alike: a rule or policy that
-    /// looks at a role has to look at the kind as well. A client is one whose token says `idtyp` `app`, or that has no `scp` and whose `oid`
-    /// is its `sub`. Entra gives any application of the tenant such a token unless assignment is required: without a role it is
-    /// authenticated, and its scope and roles are empty.
+    /// `scp` is scope: what a user delegated to the client. A client is one whose token says `idtyp` `app`, or that has no `scp` and whose
+    /// `oid` is its `sub`.
+    ///
+    /// `roles` are two namespaces that Entra writes into one claim: a role is `app:{role}` where it was assigned to the application that
+    /// acts for itself, and `user:{role}` where it was assigned to a user, so that a user's role never passes for an application's. Entra
+    /// gives any application of the tenant a token unless assignment is required: an application's without a role is refused with
+    /// [`MissingClaim`](TokenError::MissingClaim).
     ///
     /// Groups are not read: a user of many has none in the token, which does not mean that there are none.
     pub fn entra(tenant: impl AsRef<str>, audience: impl Into<String>) -> Self {
@@ -87,14 +96,27 @@ fn party(facts: &Facts<'_>) -> Result<Party, TokenError> {
     }
     // ID tokens of an application that is its own API differ from its access tokens by this alone.
     claims.required_name(if version == "2.0" { "azp" } else { "appid" })?;
-    let kind = match (claims.name("idtyp")?, claims.name("scp")?) {
-        (Some("app"), None) => PrincipalKind::Client,
-        (Some("user"), _) | (None, Some(_)) => PrincipalKind::User,
-        (Some(_), _) => return Err(TokenError::MalformedClaim("idtyp")),
-        (None, None) if oid == facts.subject => PrincipalKind::Client,
-        (None, None) => return Err(TokenError::MissingClaim("scp")),
-    };
+    let kind = kind(claims)?;
+    // Whoever has an application in the tenant gets this far.
+    if kind == PrincipalKind::Client && claims.texts("roles")?.iter().all(|role| role.trim().is_empty()) {
+        return Err(TokenError::MissingClaim("roles"));
+    }
     Ok(Party { kind, user_id: Some(oid.to_owned()) })
+}
+
+fn kind(claims: &Reader<'_>) -> Result<PrincipalKind, TokenError> {
+    match (claims.name("idtyp")?, claims.name("scp")?) {
+        (Some("app"), None) => Ok(PrincipalKind::Client),
+        (Some("user"), _) | (None, Some(_)) => Ok(PrincipalKind::User),
+        (Some(_), _) => Err(TokenError::MalformedClaim("idtyp")),
+        (None, None) if claims.name("oid")? == claims.name("sub")? => Ok(PrincipalKind::Client),
+        (None, None) => Err(TokenError::MissingClaim("scp")),
+    }
+}
+
+fn roles(claims: &Reader<'_>) -> Result<Vec<Arc<str>>, TokenError> {
+    let holder = if kind(claims)? == PrincipalKind::Client { "app" } else { "user" };
+    Ok(claims.texts("roles")?.iter().map(|role| format!("{holder}:{role}").into()).collect())
 }
 
 const V2: &str = "https://login.microsoftonline.com/";
@@ -105,7 +127,7 @@ const COMMON_KEYS: &str = "https://login.microsoftonline.com/common/discovery/v2
 const ENTRA: Profile = Profile {
     client: &["azp", "appid"],
     scope: ScopeClaim::Text("scp"),
-    roles: |claims| claims.texts("roles"),
+    roles,
     tenant: &["tid"],
     token_id: Some("uti"),
     also_read: &["ver", "tid", "oid", "appid", "idtyp", "uti"],
@@ -175,9 +197,36 @@ mod tests {
         }
         let app = entra().verify(&v1(&v2_app())).unwrap();
         assert_eq!(app.principal().kind(), PrincipalKind::Client);
-        assert_eq!(app.principal().roles(), ["Jobs.All".into()]);
-        let bare = entra().verify(&with(&v2_app(), json!({"roles": null}))).unwrap();
-        assert!(bare.principal().roles().is_empty() && bare.principal().scope().is_empty());
+        assert!(app.principal().scope().is_empty());
+    }
+
+    #[test]
+    fn a_role_of_a_user_is_never_one_of_an_application() {
+        let roles = |claims: &Value, changes| {
+            let token = entra().verify(&with(claims, changes))?;
+            Ok(token.principal().roles().iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        let [user, app] = [v2_user(), v2_app()];
+        for (user, app) in [(v1(&user), v1(&app)), (user, app)] {
+            assert_eq!(roles(&user, json!({})), Ok(String::new()));
+            assert_eq!(roles(&user, json!({"roles": ["A", "app:A"]})), Ok("user:A user:app:A".to_owned()));
+            assert_eq!(roles(&user, json!({"roles": ["A"], "idtyp": "user"})), Ok("user:A".to_owned()));
+            assert_eq!(roles(&app, json!({"roles": ["A", "user:A"]})), Ok("app:A app:user:A".to_owned()));
+            assert_eq!(roles(&app, json!({"roles": ["A"], "idtyp": "app"})), Ok("app:A".to_owned()));
+            let agent = json!({"roles": ["A"], "sub_profile": "ai_agent"});
+            assert_eq!(roles(&user, agent.clone()), Ok("user:A".to_owned()));
+            assert_eq!(roles(&app, agent), Ok("app:A".to_owned()));
+            for none in [json!(null), json!([]), json!([""]), json!([" "])] {
+                let missing = Err(TokenError::MissingClaim("roles"));
+                assert_eq!(roles(&app, json!({"roles": none})), missing, "{none}");
+                assert_eq!(roles(&app, json!({"roles": none, "idtyp": "app"})), missing, "{none}");
+            }
+            for odd in [json!("A"), json!({}), json!([7]), json!(["A", null])] {
+                let malformed = Err(TokenError::MalformedClaim("roles"));
+                assert_eq!(roles(&app, json!({"roles": odd})), malformed, "{odd}");
+                assert_eq!(roles(&user, json!({"roles": odd})), malformed, "{odd}");
+            }
+        }
     }
 
     #[test]

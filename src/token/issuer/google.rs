@@ -135,6 +135,7 @@ mod tests {
             ),
             ("user with an apostrophe", user(json!({"email": "o'brien@acme.example"})), Ok(PrincipalKind::User)),
             ("hybrid ID token", user(json!({"c_hash": "h"})), Err(WrongKind("c_hash"))),
+            ("ID token of FAPI", user(json!({"s_hash": "h"})), Err(WrongKind("s_hash"))),
             ("logout token", user(json!({"events": {}})), Err(WrongKind("events"))),
             ("another application", user(json!({"aud": "2-b"})), Err(TokenError::Audience)),
             ("no exp", user(json!({"exp": null})), Err(MissingClaim("exp"))),

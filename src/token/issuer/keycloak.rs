@@ -22,10 +22,14 @@ impl Issuer {
     /// `account`, which Keycloak puts there by itself, is in every user's token of the realm, and a `ConfigError` here.
     ///
     /// A token without `sub` is refused with [`MissingClaim`](TokenError::MissingClaim): give the client the client scope `basic`, which
-    /// realms from before version 25 lack and lightweight tokens leave out. A token that has neither `preferred_username` nor `client_id`
-    /// is refused as well, because nothing tells a machine's from a user's: the client scopes are `profile` and `service_account`. A client
-    /// is one whose `preferred_username` is `service-account-` and its own id in lower case, as Keycloak names service accounts, or
-    /// that has no such name and whose `client_id` is its `azp`.
+    /// realms from before version 25 lack and lightweight tokens leave out.
+    ///
+    /// A client is one whose token has the claim `client_id`, which Keycloak writes for service accounts alone, equal to `azp`: the client
+    /// scope `service_account` adds it, and a client from before that scope needs a mapper that writes the session note `client_id` into
+    /// the claim `client_id`. Its `preferred_username`, if there is one, must be `service-account-` and its own id in lower case, as
+    /// Keycloak names service accounts. That name alone makes no client, because users may choose theirs: a token that has it without
+    /// `client_id` is refused with `MissingClaim`. So is one that has neither of the two claims, because nothing tells a machine's from
+    /// a user's; the client scope `profile` adds `preferred_username`.
     ///
     /// Roles are `realm:{role}` for those of the realm and `client:{client}:{role}` for those of a client, whose id has each `%` and `:`
     /// written as `%25` and `%3A`.
@@ -54,18 +58,20 @@ fn check(issuer: &Issuer) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// By equality and never by prefix: a user may be called `service-account-` and more.
+/// By the claim `client_id`, which no user can have; that it is `azp` is checked where the two are read. The name only confirms it, by
+/// equality and never by prefix: a user may be called `service-account-` and more.
 fn party(facts: &Facts<'_>) -> Result<Party, TokenError> {
-    let own_client = facts.claims.name("client_id")?.is_some();
-    let kind = match (facts.claims.name("preferred_username")?, facts.client) {
-        (Some(name), Some(client)) if name.strip_prefix(SERVICE_ACCOUNT) == Some(&client.to_lowercase()) => {
-            PrincipalKind::Client
-        }
+    let is_client = facts.claims.name("client_id")?.is_some();
+    let own_name = facts.client.map(|client| format!("{SERVICE_ACCOUNT}{}", client.to_lowercase()));
+    let kind = match facts.claims.name("preferred_username")? {
+        Some(name) if is_client && Some(name) == own_name.as_deref() => PrincipalKind::Client,
         // One claim says machine, the other one names somebody else.
-        (Some(_), _) if own_client => return Err(TokenError::MalformedClaim("preferred_username")),
-        (Some(_), _) => PrincipalKind::User,
-        (None, _) if own_client => PrincipalKind::Client,
-        (None, _) => return Err(TokenError::MissingClaim("preferred_username")),
+        Some(_) if is_client => return Err(TokenError::MalformedClaim("preferred_username")),
+        // A machine whose claim is not mapped, or a user who calls himself one: nothing tells which.
+        Some(name) if Some(name.to_lowercase()) == own_name => return Err(TokenError::MissingClaim("client_id")),
+        Some(_) => PrincipalKind::User,
+        None if is_client => PrincipalKind::Client,
+        None => return Err(TokenError::MissingClaim("preferred_username")),
     };
     Ok(kind.into())
 }
@@ -172,7 +178,12 @@ mod tests {
         let table = [
             ("user", user(json!({})), Ok(PrincipalKind::User)),
             ("machine", machine(json!({})), Ok(PrincipalKind::Client)),
-            ("machine by name", machine(json!({"client_id": null})), Ok(PrincipalKind::Client)),
+            ("machine by name alone", machine(json!({"client_id": null})), Err(MissingClaim("client_id"))),
+            (
+                "a user who calls himself service-account-web",
+                user(json!({"preferred_username": "service-account-web"})),
+                Err(MissingClaim("client_id")),
+            ),
             ("machine by client id", machine(json!({"preferred_username": null})), Ok(PrincipalKind::Client)),
             (
                 "user called as another's machine",
@@ -185,9 +196,29 @@ mod tests {
                 Ok(PrincipalKind::User),
             ),
             (
-                "name in another case",
-                user(json!({"preferred_username": "service-account-Web"})),
-                Ok(PrincipalKind::User),
+                "a user who calls himself so in another case",
+                user(json!({"preferred_username": "Service-Account-Web"})),
+                Err(MissingClaim("client_id")),
+            ),
+            (
+                "machine named in another case",
+                machine(json!({"preferred_username": "service-account-Batch"})),
+                Err(MalformedClaim("preferred_username")),
+            ),
+            (
+                "machine named as another's",
+                machine(json!({"preferred_username": "service-account-web"})),
+                Err(MalformedClaim("preferred_username")),
+            ),
+            (
+                "name and claim of another's machine",
+                user(json!({"preferred_username": "service-account-batch", "client_id": "Batch"})),
+                Err(MalformedClaim("client_id")),
+            ),
+            (
+                "claim of older versions",
+                machine(json!({"client_id": null, "clientId": "Batch"})),
+                Err(MissingClaim("client_id")),
             ),
             ("user with a client id", user(json!({"client_id": "Web"})), Err(MalformedClaim("preferred_username"))),
             ("another client's id", machine(json!({"client_id": "Web"})), Err(MalformedClaim("client_id"))),

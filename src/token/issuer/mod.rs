@@ -17,7 +17,7 @@ mod shapes;
 mod spiffe;
 mod tenants;
 
-use std::{collections::HashSet, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::Uri;
 
@@ -28,7 +28,7 @@ pub(super) use self::{
 };
 use crate::{
     ConfigError,
-    key::{Algorithm, Fixed, JwkSet, KeySource, SharedSecret},
+    key::{Algorithm, CacheSettings, Fixed, JwkSet, KeySource, SharedSecret},
     principal::{Audience, ClientId, IssuerId},
 };
 #[cfg(feature = "remote-jwks")]
@@ -60,7 +60,7 @@ use crate::{key::Remote, outbound::Outbound};
 /// scope, rules ask for `policy_only` and the policy decides by who it is.
 ///
 /// Keys come from the issuer's OpenID discovery document unless another source is set (`with_key_source`, `with_keys`,
-/// `with_jwks_url`, `with_shared_secret`): the last one that is set holds.
+/// `with_jwks_url`): the last one that is set holds. `with_shared_secret` takes the place of keys, and stands alone.
 ///
 /// ```
 /// use std::time::Duration;
@@ -92,7 +92,8 @@ pub struct Issuer {
     max_age: Option<Duration>,
     requires_token_id: bool,
     keys: Keys,
-    key_seed: Option<PathBuf>,
+    secret: Option<SharedSecret>,
+    key_cache: CacheSettings,
 }
 
 #[derive(Clone)]
@@ -103,7 +104,6 @@ enum Keys {
     Source(Arc<dyn KeySource>),
     /// To be given: this kind of issuer publishes them to nobody that it does not know.
     Given,
-    Secret(SharedSecret),
 }
 
 /// What the signatures of a checked [`Issuer`] are verified with: public keys or one secret, and never both.
@@ -130,7 +130,8 @@ impl Issuer {
             max_age: None,
             requires_token_id: false,
             keys: Keys::Discovery,
-            key_seed: None,
+            secret: None,
+            key_cache: CacheSettings::default(),
         }
     }
 
@@ -254,27 +255,26 @@ impl Issuer {
 
     /// Accepts HS256 under this secret, and nothing else: for an issuer in the same hands, without a key set.
     ///
-    /// A `ConfigError` together with [`with_algorithms`](Self::with_algorithms), which names public-key algorithms, and at issuers whose
-    /// constructor says what they sign with ([`auth0`](Self::auth0)). A token's `kid` is not looked at, and its
+    /// A `ConfigError` beside keys of any kind, in either order (a secret never stands beside a key set), together with
+    /// [`with_algorithms`](Self::with_algorithms), which names public-key algorithms, with [`with_key_cache`](Self::with_key_cache), and at
+    /// issuers whose constructor says what they sign with ([`auth0`](Self::auth0)). A token's `kid` is not looked at, and its
     /// [`key_thumbprint`](super::VerifiedToken::key_thumbprint) is `None`.
     #[must_use]
     pub fn with_shared_secret(mut self, secret: SharedSecret) -> Self {
-        self.keys = Keys::Secret(secret);
+        self.secret = Some(secret);
         self
     }
 
-    /// Keeps a copy of this issuer's public keys in a file, so that a restart while the issuer is away can verify. Default none.
-    ///
-    /// **Whoever can write this file can mint tokens**: what is believed of it, when, and for how long, stands at
-    /// [`CacheBuilder::with_seed`](crate::key::CacheBuilder::with_seed). One file for each issuer.
+    /// How this issuer's keys are kept fresh, and whether a copy of them outlives the process. Default [`CacheSettings::default`];
+    /// anything else is a `ConfigError` beside keys that are never loaded again ([`with_keys`](Self::with_keys)) and beside a shared secret.
     #[must_use]
-    pub fn with_key_seed(mut self, path: impl Into<PathBuf>) -> Self {
-        self.key_seed = Some(path.into());
+    pub fn with_key_cache(mut self, settings: CacheSettings) -> Self {
+        self.key_cache = settings;
         self
     }
 
-    pub(super) fn key_seed(&self) -> Option<&PathBuf> {
-        self.key_seed.as_ref()
+    pub(super) const fn key_cache(&self) -> &CacheSettings {
+        &self.key_cache
     }
 
     /// `iss` of the tokens, byte by byte: the first of its names, where there are several; of a SPIFFE trust domain
@@ -287,18 +287,21 @@ impl Issuer {
     /// Fetches the keys, where they have an address, through this client: what many issuers share.
     #[cfg(feature = "remote-jwks")]
     pub(super) fn fetching_through(mut self, outbound: &Outbound) -> Result<Self, ConfigError> {
+        if self.secret.is_some() {
+            return Ok(self);
+        }
         let remote = match &self.keys {
             Keys::Discovery => Remote::discover(self.url()),
             Keys::Url(url) => Remote::url(url),
             Keys::Bundle(url) => Remote::bundle(url),
-            Keys::Source(_) | Keys::Given | Keys::Secret(_) => return Ok(self),
+            Keys::Source(_) | Keys::Given => return Ok(self),
         };
         self.keys = Keys::Source(Arc::new(remote.with_outbound(outbound.clone()).build()?));
         Ok(self)
     }
 
     pub(super) fn key_origin(&self) -> KeyOrigin {
-        KeyOrigin { url: self.url().to_owned(), keys: self.keys.clone() }
+        KeyOrigin { url: self.url().to_owned(), keys: self.keys.clone(), cache: self.key_cache.clone() }
     }
 
     /// Checks the configuration, for the conformance suite of resolvers.
@@ -309,6 +312,7 @@ impl Issuer {
 
     /// Checks the configuration.
     pub(super) fn into_parts(self) -> Result<(Expectations, KeyMode), ConfigError> {
+        self.check_secret()?;
         (self.profile.check)(&self)?;
         if !self.profile.is_svid {
             check_url(self.url())?;
@@ -329,7 +333,11 @@ impl Issuer {
             return Err(ConfigError::invalid("issuer.audience", blank, BLANK_AUDIENCE));
         }
         self.check_limits()?;
-        let keys = self.key_mode()?;
+        self.key_cache.check()?;
+        let keys = match &self.secret {
+            Some(secret) => KeyMode::Secret(secret.clone()),
+            None => KeyMode::Source(self.key_source()?),
+        };
         let domains = self.domains.iter().map(|domain| auth0::id_of(domain));
         let expectations = Expectations {
             profile: self.profile,
@@ -425,31 +433,33 @@ impl Issuer {
     }
 
     #[cfg(feature = "remote-jwks")]
-    fn key_mode(&self) -> Result<KeyMode, ConfigError> {
+    fn key_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
         Ok(match &self.keys {
-            Keys::Discovery => KeyMode::Source(Arc::new(Remote::discover(self.url()).build()?)),
-            Keys::Url(url) => KeyMode::Source(Arc::new(Remote::url(url).build()?)),
-            Keys::Bundle(url) => KeyMode::Source(Arc::new(Remote::bundle(url).build()?)),
-            Keys::Source(source) => KeyMode::Source(Arc::clone(source)),
-            Keys::Secret(secret) => self.secret_mode(secret)?,
+            Keys::Discovery => Arc::new(Remote::discover(self.url()).build()?),
+            Keys::Url(url) => Arc::new(Remote::url(url).build()?),
+            Keys::Bundle(url) => Arc::new(Remote::bundle(url).build()?),
+            Keys::Source(source) => Arc::clone(source),
             Keys::Given => return Err(no_keys()),
         })
     }
 
     #[cfg(not(feature = "remote-jwks"))]
-    fn key_mode(&self) -> Result<KeyMode, ConfigError> {
+    fn key_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
         let missing = |field: &'static str| ConfigError::FeatureMissing { field: field.into(), feature: "remote-jwks" };
         match &self.keys {
             Keys::Discovery => Err(missing("issuer.keys")),
             Keys::Url(_) => Err(missing("issuer.jwks_url")),
             Keys::Bundle(_) => Err(missing("issuer.bundle_url")),
-            Keys::Source(source) => Ok(KeyMode::Source(Arc::clone(source))),
-            Keys::Secret(secret) => self.secret_mode(secret),
+            Keys::Source(source) => Ok(Arc::clone(source)),
             Keys::Given => Err(no_keys()),
         }
     }
 
-    fn secret_mode(&self, secret: &SharedSecret) -> Result<KeyMode, ConfigError> {
+    /// A secret stands alone: of two ways to prove who made a token, one would go unused, or worse, not.
+    fn check_secret(&self) -> Result<(), ConfigError> {
+        if self.secret.is_none() {
+            return Ok(());
+        }
         let odd = |remedy: &'static str| Err(ConfigError::invalid("issuer.shared_secret", "(redacted)", remedy));
         // A profile that lists algorithms knows what its issuer signs with, and that is never a secret.
         if self.profile.algorithms != Algorithm::ALL {
@@ -458,7 +468,14 @@ impl Issuer {
         if self.algorithms.is_some() {
             return odd("leave `with_algorithms` out: a shared secret means HS256 and nothing else");
         }
-        Ok(KeyMode::Secret(secret.clone()))
+        if !matches!(self.keys, Keys::Discovery | Keys::Given) {
+            return odd("a secret never stands beside keys: leave one of the two out");
+        }
+        if self.key_cache != CacheSettings::default() {
+            let remedy = "a shared secret is never loaded: leave `with_key_cache` out";
+            return Err(ConfigError::invalid("issuer.key_cache", format!("{:?}", self.key_cache), remedy));
+        }
+        Ok(())
     }
 }
 
@@ -477,10 +494,11 @@ impl fmt::Debug for Issuer {
     }
 }
 
-/// Where an issuer's keys come from, to tell whether keys that were loaded for one configuration serve another.
+/// Where an issuer's keys come from and how they are kept, to tell whether keys that were loaded for one configuration serve another.
 pub(super) struct KeyOrigin {
     url: String,
     keys: Keys,
+    cache: CacheSettings,
 }
 
 impl KeyOrigin {
@@ -491,7 +509,7 @@ impl KeyOrigin {
             (Keys::Source(one), Keys::Source(two)) => Arc::ptr_eq(one, two),
             _ => false,
         };
-        self.url == other.url && is_same_place
+        self.url == other.url && self.cache == other.cache && is_same_place
     }
 }
 
@@ -545,8 +563,12 @@ mod tests {
 
     const ED25519: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
 
+    fn bare_issuer() -> Issuer {
+        Issuer::oauth("https://login.example", "api")
+    }
+
     fn url_issuer() -> Issuer {
-        Issuer::oauth("https://login.example", "api").with_keys(JwkSet::default())
+        bare_issuer().with_keys(JwkSet::default())
     }
 
     fn secret() -> SharedSecret {
@@ -593,13 +615,13 @@ mod tests {
             ),
             (
                 "a secret beside algorithms",
-                url_issuer().with_algorithms([Algorithm::Es256]).with_shared_secret(secret()),
+                bare_issuer().with_algorithms([Algorithm::Es256]).with_shared_secret(secret()),
                 "issuer.shared_secret",
                 "HS256 and nothing else",
             ),
             (
                 "algorithms beside a secret",
-                url_issuer().with_shared_secret(secret()).with_algorithms(Algorithm::ALL),
+                bare_issuer().with_shared_secret(secret()).with_algorithms(Algorithm::ALL),
                 "issuer.shared_secret",
                 "HS256 and nothing else",
             ),
@@ -769,12 +791,40 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_a_secret_replace_each_other() {
-        let keys = JwkSet::default;
-        let last_is_secret = url_issuer().with_shared_secret(secret()).into_parts().unwrap();
-        assert!(matches!(last_is_secret, (_, KeyMode::Secret(_))));
-        let last_is_keys = url_issuer().with_shared_secret(secret()).with_keys(keys()).into_parts().unwrap();
-        assert!(matches!(last_is_keys, (_, KeyMode::Source(_))));
+    fn a_secret_stands_alone_whatever_came_first() {
+        let source = || Fixed::new(JwkSet::default());
+        let url = "https://login.example/jwks.json";
+        let floor = || CacheSettings::default().with_unknown_kid_floor(Duration::from_secs(5));
+        let (keys, cache) = ("issuer.shared_secret", "issuer.key_cache");
+        let with_secret = || bare_issuer().with_shared_secret(secret());
+        for (name, issuer, field) in [
+            ("after keys", url_issuer().with_shared_secret(secret()), keys),
+            ("before keys", with_secret().with_keys(JwkSet::default()), keys),
+            ("after a source", bare_issuer().with_key_source(source()).with_shared_secret(secret()), keys),
+            ("before a source", with_secret().with_key_source(source()), keys),
+            ("after an address", bare_issuer().with_jwks_url(url).with_shared_secret(secret()), keys),
+            ("before an address", with_secret().with_jwks_url(url), keys),
+            (
+                "after a bundle",
+                Issuer::spiffe("prod.example", "api").with_bundle_url(url).with_shared_secret(secret()),
+                keys,
+            ),
+            ("after settings", bare_issuer().with_key_cache(floor()).with_shared_secret(secret()), cache),
+            ("before settings", with_secret().with_key_cache(floor()), cache),
+            ("before a seed", with_secret().with_key_cache(CacheSettings::default().with_seed("keys.json")), cache),
+        ] {
+            let error = issuer.into_parts().map(drop).unwrap_err();
+            assert_eq!(error.field(), field, "{name}: {error}");
+        }
+        assert!(matches!(with_secret().into_parts().unwrap(), (_, KeyMode::Secret(_))));
+    }
+
+    #[cfg(feature = "remote-jwks")]
+    #[test]
+    fn a_client_for_keys_leaves_a_secret_alone() {
+        let client = crate::outbound::OutboundBuilder::new(Duration::from_secs(1), 1).without_tls().build().unwrap();
+        let issuer = bare_issuer().with_shared_secret(secret()).fetching_through(&client).unwrap();
+        assert!(matches!(issuer.into_parts().unwrap(), (_, KeyMode::Secret(_))));
     }
 
     #[cfg(not(feature = "remote-jwks"))]

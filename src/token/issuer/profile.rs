@@ -42,6 +42,8 @@ pub(in crate::token) struct Profile {
     pub(in crate::token) legal: &'static [&'static str],
     /// Claims that name the client; those that are there must agree.
     pub(in crate::token) client: &'static [&'static str],
+    /// True where only an ID token has its own client in `aud`.
+    pub(in crate::token) audience_is_no_client: bool,
     pub(in crate::token) scope: ScopeClaim,
     pub(in crate::token) permissions: Option<&'static str>,
     pub(in crate::token) roles: fn(&Reader<'_>) -> Result<Vec<Arc<str>>, TokenError>,
@@ -120,6 +122,7 @@ impl Profile {
         says: &[],
         legal: &[],
         client: &[],
+        audience_is_no_client: false,
         scope: ScopeClaim::None,
         permissions: None,
         roles: |_| Ok(Vec::new()),

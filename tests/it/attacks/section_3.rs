@@ -21,7 +21,7 @@ use portcullis::{
     audit::Memory,
     axum::{Protected, protect},
     health::Health,
-    key::{Algorithm, Metrics, Remote},
+    key::{Algorithm, CacheSettings, Metrics, Remote},
     outbound::Outbound,
     policy,
     rules::policy_only,
@@ -861,7 +861,7 @@ async fn a_service_may_start_without_its_issuer_and_answers_503_until_it_is_ther
 async fn a_restart_while_the_issuer_is_away_verifies_from_the_seed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.json");
-    let seeded = |idp: &TestIssuer| discovered(idp).with_key_seed(&path);
+    let seeded = |idp: &TestIssuer| discovered(idp).with_key_cache(CacheSettings::default().with_seed(&path));
     let before = Stage::with(seeded).await;
     before.assert_ok(&before.token().mint()).await;
     eventually(|| path.exists(), "the seed").await;

@@ -14,6 +14,10 @@ const NOW: u64 = 1_800_000_000;
 const LEEWAY: u64 = 30;
 const DAY: u64 = 24 * 60 * 60;
 const AUDIENCE: &str = "https://api.example";
+#[rustfmt::skip]
+const OTHER_KINDS: [&str; 11] = [
+    "nonce", "at_hash", "c_hash", "s_hash", "events", "htm", "htu", "token_introspection", "req_wl", "tctx", "rctx",
+];
 const ISSUERS: [&str; 3] = ["https://login.example/", "https://rfc9068.example", "https://tenant.auth0.example/"];
 
 /// What is accepted is for us, from a configured issuer, of now, and no other kind of token, whoever reads its claims.
@@ -45,7 +49,7 @@ pub fn check(payload: &[u8]) -> bool {
         let time = &claims[name];
         assert!(time.is_null() || time.as_f64().is_some_and(|time| time <= now + leeway), "{name} in the future");
     }
-    for name in ["cnf", "nonce", "at_hash", "c_hash", "events"] {
+    for name in OTHER_KINDS.into_iter().chain(["cnf"]) {
         assert!(claims.get(name).is_none(), "{name}");
     }
     let end = verified.expires_at().as_secs() + LEEWAY;

@@ -1,0 +1,135 @@
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::Cache;
+use crate::key::{JwkSet, KeyError, KeyErrorKind, LoadRequest, LoadedKeys};
+
+/// One load. Whatever becomes of it, its end is recorded and announced.
+pub(super) struct Flight {
+    cache: Arc<Cache>,
+    started: Duration,
+    kid: Option<Arc<str>>,
+    landed: bool,
+}
+
+impl Flight {
+    /// Of whoever holds the right to load.
+    pub(super) const fn new(cache: Arc<Cache>, started: Duration, kid: Option<Arc<str>>) -> Self {
+        Self { cache, started, kid, landed: false }
+    }
+
+    pub(super) async fn run(self) {
+        let deadline = self.cache.settings.load_deadline;
+        let load = Arc::clone(&self.cache.source).load(LoadRequest { unknown_kid: self.kid.clone() });
+        let outcome = match tokio::time::timeout(deadline, load).await {
+            Ok(outcome) => outcome,
+            Err(elapsed) => Err(KeyError::timeout(elapsed)),
+        };
+        self.land(outcome);
+    }
+
+    pub(super) fn land_at_once(self) {
+        // This runs inside a request, and a broken source must not take that down.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.cache.source.load_now()));
+        match outcome {
+            Ok(Some(outcome)) => self.land(outcome),
+            Ok(None) => self.land(Err(KeyError::unavailable("the source no longer answers at once"))),
+            Err(_panic) => drop(self),
+        }
+    }
+
+    fn land(mut self, outcome: Result<LoadedKeys, KeyError>) {
+        self.landed = true;
+        let cache = &self.cache;
+        let now = cache.clock.elapsed();
+        let before = cache.snapshot.load();
+        let after = match outcome.and_then(usable) {
+            Ok(loaded) => {
+                if before.differs_from(&loaded.set) {
+                    announce(&cache.name, &loaded.set);
+                }
+                let kid = self.kid.as_deref().map(|kid| cache.hash(kid));
+                if before.failure().is_some() {
+                    tracing::info!(keys = &*cache.name, "keys can be loaded again");
+                }
+                cache.told_stale.store(false, Ordering::Relaxed);
+                cache.keep(&loaded.set);
+                before.loaded(loaded, self.started, now, kid, &cache.settings)
+            }
+            Err(error) => {
+                tracing::warn!(
+                    keys = &*cache.name,
+                    kind = error.kind().text(),
+                    cause = causes(&error),
+                    unknown_kid_bytes = self.kid.as_ref().map(|kid| kid.len()),
+                    "keys could not be loaded"
+                );
+                cache.counters.failures.add_one();
+                before.failed(error.kind(), now, &cache.settings)
+            }
+        };
+        cache.snapshot.store(Arc::new(after));
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if !self.landed {
+            self.cache.counters.failures.add_one();
+            tracing::warn!(
+                keys = &*self.cache.name,
+                "keys could not be loaded: the source panicked or its runtime is gone"
+            );
+            let failed = self.cache.snapshot.load().failed(
+                KeyErrorKind::Unavailable,
+                self.cache.clock.elapsed(),
+                &self.cache.settings,
+            );
+            self.cache.snapshot.store(Arc::new(failed));
+        }
+        self.cache.release();
+    }
+}
+
+/// An error page with status 200, or a list of keys that are all of another kind, must never replace a working set.
+pub(super) fn usable(loaded: LoadedKeys) -> Result<LoadedKeys, KeyError> {
+    if loaded.set.is_empty() { Err(KeyError::invalid_document("no usable key")) } else { Ok(loaded) }
+}
+
+pub(super) fn announce(name: &str, set: &JwkSet) {
+    for skipped in set.skipped() {
+        tracing::warn!(keys = name, index = skipped.index, why = skipped.why, "a key of the document is not used");
+    }
+    tracing::info!(keys = name, count = set.len(), "keys changed");
+}
+
+/// The causes in one line, as text that cannot forge another.
+fn causes(error: &KeyError) -> String {
+    let mut line = String::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.extend(error.to_string().chars().flat_map(char::escape_debug));
+        cause = error.source();
+    }
+    line.chars().take(MAX_CAUSES).collect()
+}
+
+const MAX_CAUSES: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_one_capped_line() {
+        let line = causes(&KeyError::unavailable("forged\nline \u{1b}[31m".to_owned() + &"x".repeat(10_000)));
+        assert!(line.starts_with("forged\\nline \\u{1b}[31mxxx"), "{line}");
+        assert_eq!(line.chars().count(), MAX_CAUSES);
+    }
+}
