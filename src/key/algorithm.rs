@@ -105,6 +105,7 @@ mod tests {
     fn names_are_byte_exact_and_hmac_and_none_do_not_exist() {
         for algorithm in Algorithm::ALL {
             assert_eq!(Algorithm::from_name(algorithm.name()), Some(algorithm));
+            assert_eq!(algorithm.to_string(), algorithm.name());
         }
         for odd in [
             "none",

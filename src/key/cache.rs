@@ -847,6 +847,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_has_waited_in_vain_is_told_what_is_there() {
+        let stage = Stage::closed(&[Keys(&["a"])], |settings| settings);
+        let settled = |kid| show(stage.cache.lookup_settled(Some(kid), Algorithm::Es256));
+        assert_eq!(settled("a"), "Unavailable(Unavailable)", "no keys yet, and no failure");
+        stage.source.gate.add_permits(1);
+        stage.landed().await;
+        stage.clock.advance(30);
+        assert_eq!(settled("x"), "Unknown", "a load is due again, and this request has had its own");
+    }
+
+    #[tokio::test]
+    async fn a_load_for_want_of_any_keys_is_not_put_down_to_a_kid() {
+        let stage = Stage::open(&[Fails(KeyErrorKind::Unavailable), Keys(&["a"])]).await;
+        stage.clock.advance(1);
+        assert_eq!(stage.ask("a").await, "keys");
+        assert_eq!((stage.source.loads(), stage.cache.metrics().unknown_kid_fetches), (2, 0));
+    }
+
+    #[tokio::test]
     async fn metrics_count_what_happens() {
         let stage = Stage::open(&[Keys(&["a", "b"]), Keys(&["a"]), Fails(KeyErrorKind::Timeout)]).await;
         let first = Metrics { fetches: 1, keys: 2, age: Some(Duration::ZERO), ..Metrics::default() };

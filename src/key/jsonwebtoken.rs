@@ -94,6 +94,38 @@ mod tests {
     }
 
     #[test]
+    fn an_element_has_its_tag_and_its_length_in_one_of_three_forms() {
+        for (length, header) in
+            [(1, vec![2, 1]), (0x7f, vec![2, 0x7f]), (0x80, vec![2, 0x81, 0x80]), (0x102, vec![2, 0x82, 1, 2])]
+        {
+            let content = vec![7; length];
+            let der = [header.as_slice(), &content, &[9, 9]].concat();
+            assert_eq!(element(2, &der), Some((content.as_slice(), &[9, 9][..])), "{length}");
+            assert_eq!(element(3, &der), None, "{length}");
+            assert_eq!(element(2, &der[..header.len() + length - 1]), None, "{length}");
+        }
+        assert_eq!(element(2, &[2, 0x83, 0, 0, 1, 7]), None, "no key is that long");
+    }
+
+    #[test]
+    fn an_rsa_key_is_a_sequence_of_two_positive_integers_and_nothing_else() {
+        let key = |content: &[u8]| [&[0x30, u8::try_from(content.len()).unwrap()], content].concat();
+        let good = key(&[2, 1, 0x7f, 2, 1, 3]);
+        assert_eq!(rsa_public_key(&good), Some((&[0x7f][..], &[3][..])));
+        let table: [(&str, Vec<u8>); 6] = [
+            ("negative modulus", key(&[2, 1, 0x80, 2, 1, 3])),
+            ("negative exponent", key(&[2, 1, 0x7f, 2, 1, 0x80])),
+            ("no number at all", key(&[2, 0, 2, 1, 3])),
+            ("three numbers", key(&[2, 1, 0x7f, 2, 1, 3, 2, 1, 5])),
+            ("one number", key(&[2, 1, 0x7f])),
+            ("bytes after", [good.as_slice(), &[0]].concat()),
+        ];
+        for (name, der) in table {
+            assert_eq!(rsa_public_key(&der), None, "{name}");
+        }
+    }
+
+    #[test]
     fn secrets_private_keys_and_misfits_do_not_come_over() {
         let rsa_private: Pkcs8V1Der<'_> = RSA.as_der().unwrap();
         let ec_private = P256.to_pkcs8v1().unwrap();

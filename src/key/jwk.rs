@@ -418,7 +418,7 @@ mod tests {
         super::crypto::corpus::{ED25519, ec, odd_keys, public_members, rsa},
         *,
     };
-    use crate::token::test_tokens::{sign, with};
+    use crate::token::test_tokens::{base64url, sign, with};
 
     fn set(keys: &[Value]) -> Result<JwkSet, JwkError> {
         JwkSet::parse(json!({ "keys": keys }).to_string().as_bytes())
@@ -527,8 +527,27 @@ mod tests {
         let many: Vec<_> = (0..300).map(|index| with(&ec(), json!({"kid": index.to_string()}))).collect();
         let loaded = set(&many).unwrap();
         assert_eq!((loaded.len(), loaded.skipped().len()), (64, 256 - 64 + 1));
+        let full: Vec<_> = (0..256).map(|index| with(&ec(), json!({"kid": index.to_string()}))).collect();
+        assert_eq!(set(&full).unwrap().skipped().len(), 256 - 64, "each was looked at");
+        let padded = |size: usize| {
+            let document = json!({"keys": [ec()]}).to_string();
+            JwkSet::parse((document.clone() + &" ".repeat(size - document.len())).as_bytes()).is_ok()
+        };
+        assert!(padded(256 * 1024) && !padded(256 * 1024 + 1));
         let repeated = set(&[ec(), ec(), with(&rsa(), json!({"kid": "ec"}))]).unwrap();
         assert_eq!((repeated.len(), repeated.skipped().len()), (2, 1), "one `kid` may name two keys");
+    }
+
+    #[test]
+    fn a_kid_has_a_bound_and_a_curve_its_width() {
+        let read =
+            |change: Value| Jwk::from_json(&with(&ec(), change).to_string()).err().map(|error| error.to_string());
+        assert_eq!(read(json!({"kid": "k".repeat(256)})), None);
+        assert!(read(json!({"kid": "k".repeat(257)})).unwrap().contains("256 bytes"));
+        for member in ["x", "y"] {
+            assert!(read(json!({member: base64url([1; 31])})).unwrap().contains("as wide as the curve"), "{member}");
+        }
+        assert!(read(json!({"crv": "secp256k1"})).unwrap().contains("`crv` is not a supported curve"));
     }
 
     #[test]

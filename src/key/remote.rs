@@ -452,6 +452,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_size_holds_around_a_client_that_does_not_keep_it() {
+        for (max, fits) in [(KEYS.len() - 1, false), (KEYS.len(), true), (KEYS.len() + 1, true)] {
+            let client = Outbound::new(tower::service_fn(|_: Request<Bytes>| async {
+                Ok::<_, OutboundError>(Response::new(Bytes::from_static(KEYS.as_bytes())))
+            }));
+            let builder = Remote::url("https://issuer.example/jwks.json").with_outbound(client).with_max_document(max);
+            let loaded = load(builder).await.map(|_| ()).map_err(|error| error.kind());
+            assert_eq!(loaded, if fits { Ok(()) } else { Err(KeyErrorKind::InvalidDocument) }, "{max}");
+        }
+    }
+
+    #[tokio::test]
     async fn only_a_key_document_with_status_200_counts() {
         let redirect =
             |status: &str| format!("HTTP/1.1 {status} R\r\nlocation: {{base}}/good\r\ncontent-length: 0\r\n\r\n");

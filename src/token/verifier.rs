@@ -792,6 +792,20 @@ mod tests {
     }
 
     #[test]
+    fn a_verifier_tells_whom_it_trusts_and_how_their_keys_are() {
+        let other = Issuer::oauth("https://other.example", "other").with_keys(public_keys());
+        let both = Verifier::builder(issuer()).add_issuer(other).build().unwrap();
+        let ids = [ISSUER, "https://other.example"];
+        assert_eq!(both.issuers().map(IssuerId::as_str).collect::<Vec<_>>(), ids);
+        let expected: Vec<_> =
+            both.expectations().map(|(id, audiences)| (id.as_str(), audiences[0].as_str())).collect();
+        assert_eq!(expected, [(ISSUER, "https://api.example"), ("https://other.example", "other")]);
+        let keys: Vec<_> = both.key_metrics().map(|(id, metrics)| (id.as_str(), metrics.keys)).collect();
+        assert_eq!(keys, ids.map(|id| (id, Algorithm::ALL.len())));
+        assert!(!both.resolves());
+    }
+
+    #[test]
     fn what_a_token_claims_and_what_was_verified_of_it_come_out_as_written() {
         let token = token(&with(&claims(), json!({"nbf": NOW - 7})));
         let claimed = verifier().claimed(&token);

@@ -232,6 +232,25 @@ mod tests {
     }
 
     #[test]
+    fn a_signature_has_the_one_form_of_its_algorithm_before_any_backend_sees_it() {
+        for algorithm in Algorithm::ALL {
+            let lengths: &[usize] = match algorithm {
+                Algorithm::Es256 | Algorithm::Ed25519 => &[64],
+                Algorithm::Es384 => &[96],
+                Algorithm::Es512 => &[132],
+                _ => &[256, 257, 384, 1024],
+            };
+            for length in [0, 32, 63, 64, 65, 95, 96, 97, 131, 132, 133, 255, 256, 257, 384, 1024, 1025] {
+                let is_one = is_well_formed(algorithm, &vec![0x55; length]);
+                assert_eq!(is_one, lengths.contains(&length), "{algorithm}: {length} bytes");
+            }
+        }
+        for point in SMALL_ORDER_Y {
+            assert!(!is_well_formed(Algorithm::Ed25519, &[point, [1; 32]].concat()), "{point:x?}");
+        }
+    }
+
+    #[test]
     fn a_point_off_its_curve_is_no_key() {
         for algorithm in [Algorithm::Es256, Algorithm::Es384, Algorithm::Es512] {
             let mut point = public_bytes(algorithm);

@@ -171,6 +171,14 @@ mod tests {
     }
 
     #[test]
+    fn keycloak_has_scope_in_one_text() {
+        let scope = keycloak().verify(&user()).unwrap().principal().scope().to_string();
+        assert_eq!(scope, "jobs:read openid profile");
+        let list = with(&user(), json!({"scope": ["openid"]}));
+        assert_eq!(keycloak().refusal(&list), Some(TokenError::MalformedClaim("scope")));
+    }
+
+    #[test]
     fn keycloak_rules_hold_from_both_sides() {
         use TokenError::{MalformedClaim, MissingClaim, WrongKind};
         let user = |changes| with(&user(), changes);

@@ -761,11 +761,28 @@ mod tests {
     }
 
     #[test]
+    fn an_alias_is_for_issuers_that_answer_under_several_addresses() {
+        let realm = |host: &str| format!("https://{host}/realms/acme");
+        let table = [
+            ("oauth", Issuer::oauth("https://a.example", "api"), "https://b.example".to_owned()),
+            ("rfc9068", Issuer::rfc9068("https://a.example", "api"), "https://b.example".to_owned()),
+            ("okta", Issuer::okta("https://acme.okta.com/oauth2/a", "api"), "https://b.example/oauth2/a".to_owned()),
+            ("keycloak", Issuer::keycloak(realm("a.example"), "api"), realm("b.example")),
+            ("kubernetes", Issuer::kubernetes("https://a.example", "api"), "https://b.example".to_owned()),
+        ];
+        for (name, issuer, alias) in table {
+            let parts = issuer.add_alias(alias).with_keys(JwkSet::default()).into_parts();
+            assert_eq!(parts.map(|(expectations, _)| expectations.ids.len()).ok(), Some(2), "{name}");
+        }
+    }
+
+    #[test]
     fn keys_are_kept_only_for_the_same_issuer_and_the_same_place() {
         let oauth = || Issuer::oauth("https://login.example", "api");
         let (url, source) = ("https://login.example/keys", Arc::new(Fixed::new(JwkSet::default())));
         let of_source = || oauth().with_key_source(Arc::clone(&source));
         let shared: Arc<dyn KeySource> = source.clone();
+        let slower = CacheSettings::default().with_unknown_kid_floor(Duration::from_secs(60));
         let given = |url: &str| Issuer { keys: Keys::Source(Arc::clone(&shared)), ..Issuer::oauth(url, "api") };
         let table = [
             ("discovery", oauth(), oauth(), true),
@@ -774,6 +791,7 @@ mod tests {
             ("another issuer's discovery", oauth(), Issuer::oauth("https://other.example", "api"), false),
             ("another issuer's source", given("https://login.example"), given("https://other.example"), false),
             ("another URL", oauth().with_jwks_url(url), oauth().with_jwks_url("https://login.example/other"), false),
+            ("another cache", oauth().with_key_cache(slower), oauth(), false),
             ("sources that are wrapped twice", of_source(), of_source(), false),
             ("a URL, then discovery", oauth().with_jwks_url(url), oauth(), false),
             ("discovery, then a source", oauth(), of_source(), false),

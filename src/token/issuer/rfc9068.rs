@@ -32,3 +32,30 @@ pub(super) const RFC9068: Profile = Profile {
     party,
     ..Profile::BASE
 };
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::token::{
+        issuer::shapes::Shapes,
+        test_tokens::{NOW, with},
+    };
+
+    #[test]
+    fn rfc_9068_has_scope_in_one_text_and_roles_in_one_list() {
+        let issuer = Shapes::of(Issuer::rfc9068("https://login.example", "https://api.example"), Some("at+jwt"));
+        let claims = json!({
+            "iss": "https://login.example", "aud": "https://api.example", "sub": "u1", "client_id": "c1", "iat": NOW, "jti": "j",
+            "exp": NOW + 600, "scope": "jobs:write jobs:read", "roles": ["b", {"value": "a"}],
+        });
+        let token = issuer.verify(&claims).unwrap();
+        assert_eq!(token.principal().scope().to_string(), "jobs:read jobs:write");
+        assert_eq!(token.principal().roles(), ["b".into(), "a".into()]);
+        let list = with(&claims, json!({"scope": ["jobs:read"]}));
+        assert_eq!(issuer.refusal(&list), Some(TokenError::MalformedClaim("scope")));
+        let text = with(&claims, json!({"roles": "b"}));
+        assert_eq!(issuer.refusal(&text), Some(TokenError::MalformedClaim("roles")));
+    }
+}
