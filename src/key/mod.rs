@@ -26,6 +26,8 @@ pub use algorithm::Algorithm;
 pub(crate) use cache::Lookup;
 pub use cache::{Cache, CacheBuilder};
 pub(crate) use crypto::IS_AVAILABLE as IS_CRYPTO_AVAILABLE;
+#[cfg(test)]
+pub(crate) use crypto::VERIFICATIONS;
 pub use fixed::Fixed;
 pub(crate) use jwk::MAX_KID;
 pub use jwk::{Jwk, JwkError, JwkSet, SkippedKey};
