@@ -19,7 +19,7 @@ use crate::{
     health::Health,
     json::Found,
     key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyError, KeyErrorKind, Lookup, Metrics, SharedSecret},
-    principal::{Audience, IssuerId},
+    principal::{Actor, Audience, IssuerId},
     revocation::{Presented, RevocationList},
     time::{Clock, SystemClock, UnixTime},
 };
@@ -309,16 +309,33 @@ impl Trust {
         let Some(revocations) = &self.revocations else {
             return Ok(token);
         };
+        let principal = token.principal();
+        let issuers = issuer.expectations.names_of(token.issuer());
+        // RFC 8693 §4.1: the actors before the current one are history, and decide nothing.
+        let actor = principal.actors().first();
         let presented = Presented {
-            issuers: &issuer.expectations.ids,
+            issuers,
             thumbprint: token.thumbprint(),
             token_id: token.token_id(),
-            subject: token.principal().subject(),
-            client: token.principal().client(),
+            subject: principal.subject(),
+            user_id: principal.user_id().filter(|user_id| Some(*user_id) != principal.subject()),
+            client: principal.client(),
             session: token.session_id(),
+            actor: actor.map(|actor| (actor, self.issuers_of(actor, issuers))),
             issued_at: token.issued_at(),
         };
         if revocations.refuses(&presented, now) { Err(TokenError::Revoked) } else { Ok(token) }
+    }
+
+    /// Every name of the actor's issuer: of the one that `act` names or, where it names none, of the token's.
+    fn issuers_of<'a>(&'a self, actor: &'a Actor, own: &'a [IssuerId]) -> &'a [IssuerId] {
+        match &actor.issuer {
+            Some(named) if !own.contains(named) => {
+                let known = self.by_id.get(named).map(|issuer| issuer.expectations.names_of(named));
+                known.unwrap_or(std::slice::from_ref(named))
+            }
+            _ => own,
+        }
     }
 }
 
@@ -1144,6 +1161,48 @@ mod tests {
             assert_eq!(refused(&verifier, &token(&other)), None, "{revocation:?}");
             assert!(revocations.forget(&revocation));
             assert_eq!(refused(&verifier, &good), None);
+        }
+    }
+
+    #[test]
+    fn a_revocation_hits_the_current_actor_too_and_no_earlier_one() {
+        const OTHER: &str = "https://other.example/";
+        let other = Issuer::oauth(OTHER, "https://api.example").with_keys(public_keys());
+        let other = other.add_alias("https://alias.example/");
+        let subject =
+            |issuer: &str, name: &str| Revocation::subject(&IssuerId::new(issuer), &Subject::new(name), now());
+        let client = |issuer: &str, name: &str| Revocation::client(&IssuerId::new(issuer), &ClientId::new(name), now());
+        let token_id = Revocation::token_id(&IssuerId::new(ISSUER), &TokenId::new("agent"));
+        let agent = json!({"sub": "agent"});
+        let elsewhere = json!({"sub": "agent", "iss": OTHER});
+        let strange = json!({"sub": "agent", "iss": "https://strange.example/"});
+        let with_client = json!({"sub": "agent", "client_id": "app"});
+        let history = json!({"sub": "proxy", "act": {"sub": "agent", "client_id": "app"}});
+        for (name, act, revocation, hits) in [
+            ("a subject", &agent, subject(ISSUER, "agent"), true),
+            ("a client that is its own subject", &agent, client(ISSUER, "agent"), true),
+            ("a client", &with_client, client(ISSUER, "app"), true),
+            ("the subject of an actor with a client", &with_client, subject(ISSUER, "agent"), true),
+            ("a client named as the subject of another", &with_client, client(ISSUER, "agent"), false),
+            ("a subject named as a client", &with_client, subject(ISSUER, "app"), false),
+            ("somebody else", &agent, subject(ISSUER, "agent2"), false),
+            ("a token named as an actor", &agent, token_id, false),
+            ("another issuer's", &agent, subject(OTHER, "agent"), false),
+            ("of another issuer", &elsewhere, subject(OTHER, "agent"), true),
+            ("of another issuer by its second name", &elsewhere, subject("https://alias.example/", "agent"), true),
+            ("ours, and the actor is not", &elsewhere, subject(ISSUER, "agent"), false),
+            ("of an issuer that we do not know", &strange, subject("https://strange.example/", "agent"), true),
+            ("who acted before", &history, subject(ISSUER, "agent"), false),
+            ("the client that acted before", &history, client(ISSUER, "app"), false),
+            ("who acts now, with others before", &history, subject(ISSUER, "proxy"), true),
+        ] {
+            let revocations = RevocationList::new();
+            let verifier = Verifier::builder(issuer()).add_issuer(other.clone());
+            let verifier = verifier.with_revocations(revocations.clone()).build().unwrap();
+            revocations.revoke(&revocation, now()).unwrap();
+            let issued = |iat: u64| token(&with(&claims(), json!({"act": act, "iat": iat})));
+            assert_eq!(refused(&verifier, &issued(NOW - 1)), hits.then_some(TokenError::Revoked), "{name}");
+            assert_eq!(refused(&verifier, &issued(NOW)), None, "{name}, issued since");
         }
     }
 
