@@ -18,7 +18,7 @@ use super::signer;
 const ISSUERS: [&str; 3] = ["https://login.example", "https://login.example/tenant/", "http://localhost:8080/"];
 
 /// Whatever the document says: what is asked is the issuer itself and then, if the document is the issuer's own, one address that
-/// is https or this machine.
+/// is https or, where the issuer is this machine without TLS, this machine.
 pub fn check(document: &[u8]) -> bool {
     // Not `any`: each issuer has to be tried.
     ISSUERS.iter().filter(|issuer| loads(issuer, document)).count() > 0
@@ -37,7 +37,7 @@ fn loads(issuer: &str, document: &[u8]) -> bool {
         assert!(keys.is_empty() && loaded.is_err(), "asked {} times", asked.len());
         return false;
     };
-    assert!(is_safe(keys), "asked an address that is neither https nor local");
+    assert!(is_safe(issuer, keys), "asked an address that is not https, for an issuer that is");
     let found: Value = serde_json::from_slice(document).expect("a document that is followed is JSON");
     assert!(found.is_object(), "a document that is followed is an object");
     assert_eq!(found["issuer"], issuer, "followed another issuer's document");
@@ -53,6 +53,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         document(plain, "https://login.example/keys"),
         document(tenant, "https://keys.example:8443/tenant/keys?v=2"),
         document(local, "http://127.0.0.1:8080/keys"),
+        document(local, "http://[::1]/keys"),
+        document(local, "http://2130706433/keys"),
+        document(local, "http://keys.example/keys"),
         document(plain, "http://[::1]/keys"),
         document(plain, "http://login.example/keys"),
         document("https://evil.example", "https://evil.example/keys"),
@@ -76,9 +79,11 @@ fn peer(document: &[u8], asked: &Arc<Mutex<Vec<Uri>>>) -> Outbound {
     }))
 }
 
-fn is_safe(uri: &Uri) -> bool {
+/// A document that came over TLS sends nobody where there is none.
+fn is_safe(issuer: &str, uri: &Uri) -> bool {
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return false };
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let is_local = || host == "localhost" || host.parse::<IpAddr>().is_ok_and(|host| host.to_canonical().is_loopback());
-    !authority.as_str().contains('@') && (scheme == "https" || scheme == "http" && is_local())
+    let is_plain = || issuer.starts_with("http://") && scheme == "http" && is_local();
+    !authority.as_str().contains('@') && (scheme == "https" || is_plain())
 }
