@@ -376,9 +376,11 @@ fn kid_of(entry: &str) -> Option<String> {
     object(entry.as_bytes()).map(|Named { kid }| kid).filter(|kid| kid.len() <= MAX_KID)
 }
 
-/// A derived struct would also be read from an array of its members' values, which is no JWK.
+/// A derived struct would also be read from an array of its members' values, which is no JWK, and from bytes that are no text, as
+/// long as they stand in members that it does not have.
 pub(super) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
-    json.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(json).ok())?
+    let text = std::str::from_utf8(json).ok()?;
+    text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok())?
 }
 
 /// [RFC 7638 §3](https://www.rfc-editor.org/rfc/rfc7638#section-3): the required members alone, in lexicographic order, no white space.
@@ -516,6 +518,8 @@ mod tests {
         for (name, document) in table {
             assert!(JwkSet::parse(document.as_bytes()).is_err(), "{name}");
         }
+        let odd_elsewhere = [b"{\"x\":\"\xff\",\"keys\":[", good.as_bytes(), b"]}"].concat();
+        assert!(JwkSet::parse(&odd_elsewhere).is_err(), "not UTF-8, where nobody looks");
     }
 
     #[test]

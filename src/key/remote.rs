@@ -111,12 +111,11 @@ impl Remote {
 
     async fn discovered(&self, issuer: &str, metadata: &Uri) -> Result<Uri, KeyError> {
         let document = self.fetch(metadata.clone()).await?;
-        // A derived struct would also be read from an array of its members' values, which is no metadata.
-        if !document.body().trim_ascii_start().starts_with(b"{") {
-            return Err(KeyError::invalid_document(RemoteError::NoObject));
-        }
-        let found: Metadata = serde_json::from_slice(document.body())
-            .map_err(|error| KeyError::invalid_document(RemoteError::NoMetadata(error)))?;
+        // A derived struct would also be read from an array of its members' values, and from bytes that are no text.
+        let text = std::str::from_utf8(document.body()).ok().filter(|text| text.trim_start().starts_with('{'));
+        let text = text.ok_or_else(|| KeyError::invalid_document(RemoteError::NoObject))?;
+        let found: Metadata =
+            serde_json::from_str(text).map_err(|error| KeyError::invalid_document(RemoteError::NoMetadata(error)))?;
         // RFC 8414 §3.3: a document of another issuer must not be used, or one issuer could bring another's keys.
         if found.issuer != issuer {
             return Err(KeyError::invalid_document(RemoteError::OtherIssuer { expected: issuer.to_owned() }));

@@ -166,8 +166,8 @@ mod tests {
     #[test]
     fn of_a_token_over_the_cap_only_the_thumbprint_is_taken() {
         let token = format!("e30.{}.AA", base64url(json!({"sub": "s", "pad": "x".repeat(2000)}).to_string()));
-        assert_eq!(Claimed::of(token.as_bytes(), 4096).subject.as_deref(), Some("s"));
-        let capped = Claimed::of(token.as_bytes(), 1024);
+        assert_eq!(Claimed::of(token.as_bytes(), token.len()).subject.as_deref(), Some("s"));
+        let capped = Claimed::of(token.as_bytes(), token.len() - 1);
         assert_eq!((capped.subject, capped.thumbprint.is_some()), (None, true));
     }
 }

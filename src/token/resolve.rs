@@ -282,7 +282,16 @@ mod tests {
     #[test]
     fn settings_outside_their_bounds_name_their_field() {
         let good = || ResolvedIssuers::new(Arc::new(Nobody));
-        assert!(good().settings.check().is_ok());
+        let (nano, second, hour) = (Duration::from_nanos(1), Duration::from_secs(1), Duration::from_secs(3600));
+        for good in [
+            good(),
+            good().with_lifetime(second).with_unknown_lifetime(second).with_deadline(nano),
+            good().with_lifetime(hour).with_unknown_lifetime(hour).with_deadline(Duration::from_secs(30)),
+            good().with_max_issuers(1).with_max_concurrent(1),
+            good().with_max_issuers(65_536).with_max_concurrent(1_024),
+        ] {
+            assert!(good.settings.check().is_ok());
+        }
         let hours = Duration::from_secs(3601);
         for (field, bad) in [
             ("resolved_issuers.max_issuers", good().with_max_issuers(0)),

@@ -851,6 +851,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn waiting_for_the_keys_ends_with_them_or_names_the_issuer() {
+        let source = Arc::new(Late::default());
+        let verifier = || Verifier::builder(issuer().with_key_source(Arc::clone(&source))).build().unwrap();
+        let error = verifier().await_keys(Duration::from_millis(1)).await.unwrap_err();
+        assert_eq!(error.field(), "issuer.keys");
+        assert!(error.to_string().contains(ISSUER), "{error}");
+        *source.keys.lock().unwrap() = Some(public_keys());
+        assert!(verifier().await_keys(Duration::from_secs(10)).await.is_ok());
+    }
+
+    #[test]
+    fn what_a_token_claims_and_what_was_verified_of_it_come_out_as_written() {
+        let token = token(&with(&claims(), json!({"nbf": NOW - 7})));
+        let claimed = verifier().claimed(&token);
+        assert_eq!((claimed.issuer.as_deref(), claimed.subject.as_deref()), (Some(ISSUER), Some("u1")));
+        let verified = verifier().verify_now(&token, now()).unwrap().unwrap();
+        assert_eq!(verified.not_before(), Some(UnixTime::from_secs(NOW - 7)));
+    }
+
+    #[tokio::test]
     async fn the_first_token_waits_for_the_first_keys() {
         let source = Arc::new(Late::default());
         *source.keys.lock().unwrap() = Some(public_keys());

@@ -810,6 +810,36 @@ mod tests {
         assert!(matches!(issuer.into_parts().unwrap(), (_, KeyMode::Secret(_))));
     }
 
+    #[test]
+    fn keys_are_kept_only_for_the_same_issuer_and_the_same_place() {
+        let oauth = || Issuer::oauth("https://login.example", "api");
+        let (url, source) = ("https://login.example/keys", Arc::new(Fixed::new(JwkSet::default())));
+        let of_source = || oauth().with_key_source(Arc::clone(&source));
+        let shared: Arc<dyn KeySource> = source.clone();
+        let given = |url: &str| Issuer { keys: Keys::Source(Arc::clone(&shared)), ..Issuer::oauth(url, "api") };
+        let table = [
+            ("discovery", oauth(), oauth(), true),
+            ("a URL", oauth().with_jwks_url(url), oauth().with_jwks_url(url), true),
+            ("a source", given("https://login.example"), given("https://login.example"), true),
+            ("another issuer's discovery", oauth(), Issuer::oauth("https://other.example", "api"), false),
+            ("another issuer's source", given("https://login.example"), given("https://other.example"), false),
+            ("another URL", oauth().with_jwks_url(url), oauth().with_jwks_url("https://login.example/other"), false),
+            ("sources that are wrapped twice", of_source(), of_source(), false),
+            ("a URL, then discovery", oauth().with_jwks_url(url), oauth(), false),
+            ("discovery, then a source", oauth(), of_source(), false),
+        ];
+        for (name, one, other, same) in table {
+            assert_eq!(one.key_origin().is_same_as(&other.key_origin()), same, "{name}");
+        }
+    }
+
+    #[cfg(feature = "testing")]
+    #[test]
+    fn checking_a_configuration_is_building_it() {
+        assert!(url_issuer().check().is_ok());
+        assert_eq!(url_issuer().with_algorithms([]).check().unwrap_err().field(), "issuer.algorithms");
+    }
+
     #[cfg(not(feature = "remote-jwks"))]
     #[test]
     fn keys_from_the_network_need_their_feature() {

@@ -18,6 +18,7 @@ pub fn check(document: &[u8]) -> bool {
     assert_eq!(format!("{verdict:?}"), format!("{:?}", JwkSet::parse(document)), "two readings");
     let Ok(set) = verdict else { return false };
 
+    assert!(std::str::from_utf8(document).is_ok(), "an accepted set is text");
     assert!((1..=64).contains(&set.len()), "{} keys", set.len());
     assert!(set.skipped().len() <= 257, "{} skipped", set.skipped().len());
     let Document { keys: entries } = serde_json::from_slice(document).expect("an accepted set is JSON");
