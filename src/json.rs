@@ -35,6 +35,14 @@ fn object_of(bytes: &[u8], max_values: &Cell<usize>) -> Option<Map<String, Value
 ///
 /// As strict as [`object`] with every other member too, and keeps none of them, so that odd input costs next to no memory.
 pub(crate) fn members<'a, const N: usize>(bytes: &'a [u8], names: [&str; N]) -> Option<[Option<Found<'a>>; N]> {
+    members_counted(bytes, names).map(|(found, _)| found)
+}
+
+/// As [`members`], and how many members the object has in all.
+pub(crate) fn members_counted<'a, const N: usize>(
+    bytes: &'a [u8],
+    names: [&str; N],
+) -> Option<([Option<Found<'a>>; N], usize)> {
     read(bytes, Members { strict: Strict::walking(&max_values(bytes)), names })
 }
 
@@ -231,7 +239,7 @@ struct Members<'b, 'n, const N: usize> {
 }
 
 impl<'de, const N: usize> DeserializeSeed<'de> for Members<'_, '_, N> {
-    type Value = [Option<Found<'de>>; N];
+    type Value = ([Option<Found<'de>>; N], usize);
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         self.strict.count(1)?;
@@ -240,22 +248,23 @@ impl<'de, const N: usize> DeserializeSeed<'de> for Members<'_, '_, N> {
 }
 
 impl<'de, const N: usize> Visitor<'de> for Members<'_, '_, N> {
-    type Value = [Option<Found<'de>>; N];
+    type Value = ([Option<Found<'de>>; N], usize);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = [const { None }; N];
+        let (mut found, mut count) = ([const { None }; N], 0);
         let first = map.next_key()?;
         self.strict.inside(first.as_ref())?.walk(map, first, |name, value| {
+            count += 1;
             let place = std::iter::zip(&mut found, self.names).find(|(_, wanted)| name == *wanted);
             if let Some((place, _)) = place {
                 *place = Some(value);
             }
         })?;
-        Ok(found)
+        Ok((found, count))
     }
 }
 

@@ -113,6 +113,9 @@ impl Actor {
 }
 
 /// A key that a token is bound to: `cnf`, [RFC 7800](https://www.rfc-editor.org/rfc/rfc7800).
+///
+/// No principal has one until a layer checks proofs of possession, and none does today: a bound token is refused
+/// ([`TokenError::Bound`](crate::token::TokenError::Bound)), because without its proof anybody could have sent it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", content = "value", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -272,7 +275,9 @@ impl Principal {
         &self.0.actors
     }
 
-    /// The key that the token is bound to.
+    /// The key that the token is bound to, and that its bearer has shown to hold.
+    ///
+    /// `None` until a layer checks proofs: none does today, and a token with `cnf` is refused, whatever it says.
     #[must_use]
     pub fn confirmation(&self) -> Option<&Confirmation> {
         self.0.confirmation.as_ref()

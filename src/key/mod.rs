@@ -27,6 +27,8 @@ mod source;
 pub use algorithm::Algorithm;
 pub(crate) use cache::{Cache, Lookup};
 pub(crate) use crypto::IS_AVAILABLE as IS_CRYPTO_AVAILABLE;
+#[cfg(test)]
+pub(crate) use crypto::VERIFICATIONS;
 pub use fixed::Fixed;
 pub(crate) use jwk::MAX_KID;
 pub use jwk::{Jwk, JwkError, JwkSet, SkippedKey};

@@ -60,7 +60,8 @@ enum Target {
 impl Remote {
     /// Finds the key set through [OpenID Connect Discovery 1.0 §4]: the document is at the issuer, without a final slash, plus
     /// `/.well-known/openid-configuration`; its `issuer` must equal this one byte for byte (Auth0's end in `/`), and its `jwks_uri` must
-    /// be `https`, or `http` to this machine.
+    /// be `https`. For an issuer that is itself `http` to this machine, `http` to this machine is enough there too: what was found over
+    /// TLS never sends us to a port of this machine without it.
     ///
     /// Where the document is served at another place than the issuer's, give the key set's address to [`url`](Self::url).
     ///
@@ -119,7 +120,12 @@ impl Remote {
         if found.issuer != issuer {
             return Err(KeyError::invalid_document(RemoteError::OtherIssuer { expected: issuer.to_owned() }));
         }
-        secure_url("jwks_uri", &found.jwks_uri).map_err(KeyError::invalid_document)
+        let keys = secure_url("jwks_uri", &found.jwks_uri).map_err(KeyError::invalid_document)?;
+        // Whoever writes the document of an `https` issuer could otherwise have us ask what listens on this machine alone.
+        if is_http(&keys) && !is_http(metadata) {
+            return Err(KeyError::invalid_document(RemoteError::PlainKeys));
+        }
+        Ok(keys)
     }
 }
 
@@ -252,6 +258,8 @@ enum RemoteError {
     NoMetadata(#[source] serde_json::Error),
     #[error("the `issuer` of the discovery document is not {expected:?}, byte for byte")]
     OtherIssuer { expected: String },
+    #[error("the `jwks_uri` of an https issuer is not https")]
+    PlainKeys,
 }
 
 /// How long the document stays fresh: `max-age` ([RFC 9111 §5.2.2.1](https://www.rfc-editor.org/rfc/rfc9111#section-5.2.2.1)) less the
@@ -460,6 +468,40 @@ mod tests {
             let builder = Remote::url("https://issuer.example/jwks.json").with_outbound(client).with_max_document(max);
             let loaded = load(builder).await.map(|_| ()).map_err(|error| error.kind());
             assert_eq!(loaded, if fits { Ok(()) } else { Err(KeyErrorKind::InvalidDocument) }, "{max}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_keys_of_an_https_issuer_are_never_asked_for_without_tls() {
+        let (https, http) = ("https://issuer.example", "http://127.0.0.1:8080");
+        for (issuer, jwks_uri, is_followed) in [
+            (https, "https://issuer.example/keys", true),
+            (https, "https://keys.example:8443/keys", true),
+            (https, "http://localhost/keys", false),
+            (https, "http://127.0.0.1:8181/v1/data", false),
+            (https, "http://127.1/keys", false),
+            (https, "http://2130706433/keys", false),
+            (https, "http://[::1]/keys", false),
+            (https, "http://[::ffff:127.0.0.1]/keys", false),
+            (https, "HTTP://LOCALHOST/keys", false),
+            (http, "http://localhost:9090/keys", true),
+            (http, "http://[::1]/keys", true),
+            (http, "https://issuer.example/keys", true),
+            (http, "http://issuer.example/keys", false),
+        ] {
+            let asked = Arc::new(Mutex::new(Vec::new()));
+            let log = Arc::clone(&asked);
+            let outbound = Outbound::new(tower::service_fn(move |request: Request<Bytes>| {
+                let uri = request.uri().to_string();
+                let document = format!(r#"{{"issuer":"{issuer}","jwks_uri":"{jwks_uri}"}}"#);
+                let body = if uri.ends_with(METADATA) { document } else { KEYS.to_owned() };
+                log.lock().unwrap().push(uri);
+                async move { Ok(Response::new(Bytes::from(body))) }
+            }));
+            let loaded = load(Remote::discover(issuer).with_outbound(outbound)).await;
+            let refused = loaded.err().map(|error| error.kind());
+            assert_eq!(refused, (!is_followed).then_some(KeyErrorKind::InvalidDocument), "{issuer}: {jwks_uri}");
+            assert_eq!(asked.lock().unwrap().len(), 1 + usize::from(is_followed), "{issuer}: {jwks_uri}");
         }
     }
 

@@ -3,14 +3,16 @@ use std::{fmt, time::Duration};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    principal::{ClientId, IssuerId, SessionId, Subject, Thumbprint, TokenId},
+    principal::{Actor, ClientId, IssuerId, SessionId, Subject, Thumbprint, TokenId},
     time::UnixTime,
 };
 
 /// What is revoked, and until when.
 ///
 /// Names are compared byte by byte with those of verified tokens. A revocation under any of an issuer's names (custom domains,
-/// spellings) concerns its tokens under each of them. Keeps a digest of the name only.
+/// spellings, both versions at Entra) concerns its tokens under each of them. Tenants that share one configuration
+/// ([`Issuer::entra_multi_tenant`](crate::token::Issuer::entra_multi_tenant)) are issuers of their own: what is revoked in one holds in no
+/// other. Keeps a digest of the name only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Revocation {
     kind: Kind,
@@ -36,6 +38,12 @@ impl Revocation {
 
     /// Every token of the subject that was issued before `not_before`, and every one that does not say when (no `iat`).
     ///
+    /// The name is that of `sub` or the user id ([`Principal::user_id`](crate::principal::Principal::user_id), `user_id` in audit records),
+    /// whichever is at hand: either hits. Tokens in which the subject is the current actor
+    /// ([RFC 8693 §4.1](https://www.rfc-editor.org/rfc/rfc8693#section-4.1)) are refused as well, so that a revoked agent acts for nobody;
+    /// `act` knows it by its `sub` alone, and by the issuer that it names there or else the token's. Actors before the current one are
+    /// history, and revoking them changes nothing.
+    ///
     /// Issuers write `iat` in whole seconds: where a token of the very second is to be refused too, name the next one.
     #[must_use]
     pub fn subject(issuer: &IssuerId, subject: &Subject, not_before: UnixTime) -> Self {
@@ -43,7 +51,10 @@ impl Revocation {
     }
 
     /// Every token that was issued to the client before `not_before`, and every one that does not say when. See
-    /// [`subject`](Self::subject).
+    /// [`subject`](Self::subject): tokens in which the client is the current actor are refused too. That is the `client_id` of `act` or,
+    /// where it has none, its `sub`, which of a client that acts for itself should be its id
+    /// ([RFC 9068 §2.2](https://www.rfc-editor.org/rfc/rfc9068#section-2.2)). Where the issuer writes another one (Auth0 adds `@clients`),
+    /// revoke that subject as well.
     #[must_use]
     pub fn client(issuer: &IssuerId, client: &ClientId, not_before: UnixTime) -> Self {
         Self::new(Kind::Client, issuer.as_str(), client.as_str(), Some(not_before))
@@ -92,13 +103,17 @@ impl fmt::Debug for Revocation {
 
 /// What a verified token can be revoked by.
 pub(crate) struct Presented<'a> {
-    /// Every name of the issuer.
+    /// Every name of the issuer, and of no other tenant.
     pub(crate) issuers: &'a [IssuerId],
     pub(crate) thumbprint: &'a Thumbprint,
     pub(crate) token_id: Option<&'a TokenId>,
     pub(crate) subject: Option<&'a Subject>,
+    /// Where it is not `subject`.
+    pub(crate) user_id: Option<&'a Subject>,
     pub(crate) client: Option<&'a ClientId>,
     pub(crate) session: Option<&'a SessionId>,
+    /// The current one, and every name of its issuer.
+    pub(crate) actor: Option<(&'a Actor, &'a [IssuerId])>,
     pub(crate) issued_at: Option<UnixTime>,
 }
 
@@ -108,15 +123,26 @@ impl Presented<'_> {
         let names = [
             (Kind::TokenId, self.token_id.map(TokenId::as_str)),
             (Kind::Subject, self.subject.map(Subject::as_str)),
+            (Kind::Subject, self.user_id.map(Subject::as_str)),
             (Kind::Client, self.client.map(ClientId::as_str)),
             (Kind::Session, self.session.map(SessionId::as_str)),
         ];
         let thumbprint = Key::of(Kind::Thumbprint, "", self.thumbprint.as_str());
-        let named = names.into_iter().filter_map(|(kind, name)| Some((kind, name?)));
-        let named =
-            named.flat_map(|(kind, name)| self.issuers.iter().map(move |issuer| Key::of(kind, issuer.as_str(), name)));
-        std::iter::once(thumbprint).chain(named)
+        let actor = self.actor.into_iter().flat_map(|(actor, issuers)| {
+            let subject = actor.subject.as_str();
+            let client = actor.client.as_ref().map_or(subject, ClientId::as_str);
+            keys_under(issuers, [(Kind::Subject, Some(subject)), (Kind::Client, Some(client))])
+        });
+        std::iter::once(thumbprint).chain(keys_under(self.issuers, names)).chain(actor)
     }
+}
+
+fn keys_under<'a, const N: usize>(
+    issuers: &'a [IssuerId],
+    names: [(Kind, Option<&'a str>); N],
+) -> impl Iterator<Item = Key> {
+    let named = names.into_iter().filter_map(|(kind, name)| Some((kind, name?)));
+    named.flat_map(|(kind, name)| issuers.iter().map(move |issuer| Key::of(kind, issuer.as_str(), name)))
 }
 
 /// What names a token.

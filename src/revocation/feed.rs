@@ -10,7 +10,8 @@ use crate::time::UnixTime;
 ///
 /// The document is a JSON object with the member `entries`, a list of objects. Each has exactly one of `token_id`, `thumbprint`,
 /// `subject`, `client` and `session`, and beside it `issuer` (not with `thumbprint`, which names a token by itself). The last three have
-/// `not_before`, and may have `end`, which is derived otherwise; the first two must have `end`. Times are whole seconds since the epoch.
+/// `not_before`, and may have `end`, which is derived otherwise; the first two must have `end`. `subject` is a `sub` or a user id, as
+/// with [`Revocation::subject`](super::Revocation::subject). Times are whole seconds since the epoch.
 /// A member that is not known is an error, as is one that stands twice.
 ///
 /// ```

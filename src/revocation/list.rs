@@ -19,9 +19,9 @@ use crate::{ConfigError, time::UnixTime};
 
 /// What is revoked, in the memory of this process. See the [module docs](super).
 ///
-/// Cheap to clone; clones share what they hold. A look-up takes about a microsecond, and none while nothing is revoked. It waits at most
-/// for one entry to be written, or for the ended ones among a sixty-fourth of all to be dropped; replacing the entries of a feed is one
-/// atomic step for it. An entry takes 70 to 120 bytes, so a full list of the default capacity at most 12 MB; twice that while a feed
+/// Cheap to clone; clones share what they hold. A look-up takes a microsecond or two, however many tenants there are, and next to no
+/// time while nothing is revoked. It waits at most for one entry to be written, or for the ended ones among a sixty-fourth of all to be
+/// dropped; replacing the entries of a feed is one atomic step for it. An entry takes 70 to 120 bytes, so a full list of the default capacity at most 12 MB; twice that while a feed
 /// that fills it is being replaced.
 #[derive(Clone)]
 pub struct RevocationList(Arc<Shared>);

@@ -2,7 +2,8 @@
 //!
 //! A signed token is good until it expires, whatever has happened since. A [`RevocationList`] takes it back: by the token's own id or
 //! its thumbprint, or everything that a subject, a client or a session was issued *before* a point in time, so that whoever signs
-//! in again is let in again. [`VerifierBuilder::with_revocations`](crate::token::VerifierBuilder::with_revocations) and
+//! in again is let in again; of a subject or client also that in which it is the current actor.
+//! [`VerifierBuilder::with_revocations`](crate::token::VerifierBuilder::with_revocations) and
 //! [`StackBuilder::with_revocations`](crate::layer::StackBuilder::with_revocations) put it to work: it is asked on every request, after
 //! everything else about the token was accepted, and of tokens whose verification is remembered too. A revocation holds for the next
 //! request that comes; an answer that is being streamed is not cut off.

@@ -1,4 +1,4 @@
-use super::jws::Segments;
+use super::jws::{Jws, Segments};
 use crate::{
     json::{self, Found},
     principal::Thumbprint,
@@ -51,21 +51,39 @@ impl Claimed {
         }
         let (header, payload) = (segments.header().unwrap_or_default(), segments.payload().unwrap_or_default());
         let [key_id] = json::members(&header, ["kid"]).unwrap_or_default();
-        let [issuer, subject, token_id, expires_at] =
-            json::members(&payload, ["iss", "sub", "jti", "exp"]).unwrap_or_default();
+        let key_id = match &key_id {
+            Some(Found::Text(key_id)) => Some(printable(key_id)),
+            _ => None,
+        };
+        Self { key_id, ..named }.with(&json::members(&payload, CLAIMED).unwrap_or_default())
+    }
+
+    /// The same of a token that was read already.
+    pub(super) fn of_read(jws: &Jws<'_>, claims: &[Option<Found<'_>>; CLAIMED.len()]) -> Self {
+        let key_id = jws.header.kid.as_deref().map(printable);
+        Self { thumbprint: Some(jws.segments.thumbprint()), key_id, ..Self::default() }.with(claims)
+    }
+
+    fn with(self, claims: &[Option<Found<'_>>; CLAIMED.len()]) -> Self {
+        let [issuer, subject, token_id, expires_at] = claims;
+        let text = |claim: &Option<Found<'_>>| match claim {
+            Some(Found::Text(text)) => Some(printable(text)),
+            _ => None,
+        };
         Self {
             issuer: text(issuer),
             subject: text(subject),
             token_id: text(token_id),
-            expires_at: whole_seconds(expires_at),
-            key_id: text(key_id),
-            ..named
+            expires_at: whole_seconds(expires_at.as_ref()),
+            ..self
         }
     }
 }
 
-fn text(member: Option<Found<'_>>) -> Option<String> {
-    let Some(Found::Text(text)) = member else { return None };
+/// The claims that are read before the signature.
+pub(super) const CLAIMED: [&str; 4] = ["iss", "sub", "jti", "exp"];
+
+fn printable(text: &str) -> String {
     let mut printable = String::new();
     for character in text.chars() {
         let character = if forges_lines(character) { char::REPLACEMENT_CHARACTER } else { character };
@@ -75,7 +93,7 @@ fn text(member: Option<Found<'_>>) -> Option<String> {
         }
         printable.push(character);
     }
-    Some(printable)
+    printable
 }
 
 /// Controls, line and paragraph separators, and what changes the direction of the text after it.
@@ -84,7 +102,7 @@ fn forges_lines(character: char) -> bool {
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-fn whole_seconds(member: Option<Found<'_>>) -> Option<u64> {
+fn whole_seconds(member: Option<&Found<'_>>) -> Option<u64> {
     let Some(Found::Number(number)) = member else { return None };
     // `as` saturates: an absurd time stays absurd.
     number.as_u64().or_else(|| number.as_f64().filter(|seconds| *seconds >= 0.0).map(|seconds| seconds as u64))

@@ -413,6 +413,8 @@ mod tests {
     use crate::{
         health::Health,
         key::{Algorithm, CacheSettings, JwkSet, KeyError, KeySource, LoadRequest, LoadedKeys},
+        principal::Subject,
+        revocation::{Revocation, RevocationList},
         time::UnixTime,
         token::{
             AccessToken, Verifier, VerifierBuilder,
@@ -564,6 +566,25 @@ mod tests {
         assert!(verifier.verify(&of("https://own.example"), now()).await.is_ok());
         assert_eq!(refused(&verifier, &forged("https://own.example")).await, Some(TokenError::Signature));
         assert_eq!(store.asked(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_revocation_holds_for_an_issuer_that_is_looked_up_however_often_it_is() {
+        let (store, revocations) = (Store::of_tenants(), RevocationList::new());
+        let verifier = Verifier::resolving(issuers(&store).with_max_issuers(1)).with_clock(Stopped::default());
+        let verifier = verifier.with_revocations(revocations.clone()).build().unwrap();
+        // Before it was ever looked up as well: a revocation knows names, not issuers.
+        let subject = Revocation::subject(&IssuerId::new(url(1)), &Subject::new("u1"), now());
+        revocations.revoke(&subject, now()).unwrap();
+        for looked_up in 1..4 {
+            assert_eq!(refused(&verifier, &of(&url(1))).await, Some(TokenError::Revoked), "{looked_up}");
+            assert_eq!(verifier.verify_now(&of(&url(1)), now()).unwrap().err(), Some(TokenError::Revoked));
+            assert_eq!(refused(&verifier, &of(&url(2))).await, None, "the same subject of another issuer");
+            assert!(verifier.verify_now(&of(&url(1)), now()).is_none(), "pushed out");
+            assert_eq!(store.asked(), 2 * looked_up);
+        }
+        assert!(revocations.forget(&subject));
+        assert_eq!(refused(&verifier, &of(&url(1))).await, None);
     }
 
     #[tokio::test]

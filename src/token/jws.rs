@@ -62,7 +62,7 @@ pub fn verify(compact: impl AsRef<[u8]>, keys: &JwkSet, algorithms: &[Algorithm]
     let mut buffer = Vec::new();
     let jws = Jws::parse(compact.as_ref(), MAX_SIZE, &mut buffer)?;
     let algorithm = jws.algorithm(algorithms)?;
-    let key = jws.signing_key(algorithm, keys)?.clone();
+    let key = jws.signing_key(algorithm, keys.candidates(jws.header.kid.as_deref(), algorithm))?.clone();
     Ok(VerifiedJws {
         payload: jws.payload.to_vec(),
         typ: jws.header.typ.as_deref().map(str::to_owned),
@@ -188,7 +188,6 @@ impl From<JwsError> for TokenError {
 pub(super) struct Jws<'a> {
     pub(super) header: Header<'a>,
     pub(super) segments: Segments<'a>,
-    header_text: &'a [u8],
     payload: &'a [u8],
     signature: &'a [u8],
 }
@@ -198,6 +197,8 @@ pub(super) struct Header<'a> {
     pub(super) alg: Cow<'a, str>,
     pub(super) kid: Option<Cow<'a, str>>,
     pub(super) typ: Option<Cow<'a, str>>,
+    /// True when there are more than these.
+    pub(super) has_others: bool,
 }
 
 impl<'a> Jws<'a> {
@@ -209,7 +210,7 @@ impl<'a> Jws<'a> {
         let segments = Segments::split(token).ok_or(JwsError::Malformed("not three segments"))?;
         let [header, payload, signature] =
             segments.decode(buffer).ok_or(JwsError::Malformed("a segment is not canonical base64url"))?;
-        Ok(Self { header: Header::read(header)?, segments, header_text: header, payload, signature })
+        Ok(Self { header: Header::read(header)?, segments, payload, signature })
     }
 
     /// The payload as the claims of a token.
@@ -222,12 +223,6 @@ impl<'a> Jws<'a> {
         json::members(self.payload, names).ok_or(NOT_CLAIMS)
     }
 
-    /// True when the header has other parameters than these.
-    pub(super) fn has_other_parameters(&self, names: &[&str]) -> bool {
-        json::object(self.header_text)
-            .is_none_or(|parameters| parameters.keys().any(|parameter| !names.contains(&parameter.as_str())))
-    }
-
     /// `alg`, when it is one of these.
     pub(super) fn algorithm(&self, allowed: &[Algorithm]) -> Result<Algorithm, JwsError> {
         Algorithm::from_name(&self.header.alg).filter(|named| allowed.contains(named)).ok_or(JwsError::Algorithm)
@@ -238,10 +233,14 @@ impl<'a> Jws<'a> {
         secret.verify(self.segments.signing_input, self.signature)
     }
 
-    /// The key of the set under which the signature verifies. At most four are tried.
-    pub(super) fn signing_key<'k>(&'k self, algorithm: Algorithm, keys: &'k JwkSet) -> Result<&'k Jwk, JwsError> {
+    /// The first of these keys under which the signature verifies.
+    pub(super) fn signing_key<'k>(
+        &self,
+        algorithm: Algorithm,
+        candidates: impl Iterator<Item = &'k Jwk>,
+    ) -> Result<&'k Jwk, JwsError> {
         let mut refusal = JwsError::UnknownKey;
-        for key in keys.candidates(self.header.kid.as_deref(), algorithm) {
+        for key in candidates {
             if key.verify(algorithm, self.segments.signing_input, self.signature) {
                 return Ok(key);
             }
@@ -253,8 +252,8 @@ impl<'a> Jws<'a> {
 
 impl<'a> Header<'a> {
     fn read(header: &'a [u8]) -> Result<Self, JwsError> {
-        let [crit, b64, zip, enc, alg, kid, typ] =
-            json::members(header, ["crit", "b64", "zip", "enc", "alg", "kid", "typ"])
+        let ([crit, b64, zip, enc, alg, kid, typ], count) =
+            json::members_counted(header, ["crit", "b64", "zip", "enc", "alg", "kid", "typ"])
                 .ok_or(JwsError::Malformed("the header is not one JSON object"))?;
         // RFC 7515 §4.1.11: an extension that is not understood must be refused, and none is. RFC 7797 (`b64`) and compression
         // change what is signed; `enc` belongs to encrypted tokens. All whether listed in `crit` or not, and whatever their value.
@@ -274,7 +273,8 @@ impl<'a> Header<'a> {
         if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID) {
             return Err(JwsError::Malformed("`kid` is longer than 256 bytes"));
         }
-        Ok(Self { alg, kid, typ })
+        let has_others = count > 1 + usize::from(kid.is_some()) + usize::from(typ.is_some());
+        Ok(Self { alg, kid, typ, has_others })
     }
 }
 
@@ -308,6 +308,11 @@ impl<'a> Segments<'a> {
     /// Over the signing input, which cannot be varied; over the whole token it could, because `(r, s)` and `(r, n − s)` both verify.
     pub(super) fn thumbprint(&self) -> Thumbprint {
         Thumbprint::new(URL_SAFE_NO_PAD.encode(Sha256::digest(self.signing_input)))
+    }
+
+    /// How many bytes are signed.
+    pub(super) const fn signed_len(&self) -> usize {
+        self.signing_input.len()
     }
 
     pub(super) fn header(&self) -> Option<Vec<u8>> {

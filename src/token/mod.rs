@@ -24,4 +24,5 @@ pub use error::TokenError;
 pub use issuer::{Issuer, Permissions, Tenants};
 pub use resolve::{ResolveError, ResolveIssuer, ResolveRequest, ResolvedIssuers, ResolvedMetrics};
 pub use verified::VerifiedToken;
+pub(crate) use verifier::Refused;
 pub use verifier::{Verifier, VerifierBuilder};

@@ -168,6 +168,7 @@ impl Expectations {
             permissions,
             roles: (profile.roles)(claims)?,
             actors: chain.into_iter().map(|link| link.actor).collect(),
+            // None until a layer checks proofs: a token with `cnf` is refused before anybody sees this principal.
             confirmation: None,
             authentication: Authentication {
                 acr: claims.name("acr")?.map(Into::into),

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     AccessToken, Claimed, Issuer, ResolvedIssuers, ResolvedMetrics, TokenError, VerifiedToken,
+    claims::CLAIMED,
     directory::{Answer, Directory, Tenant},
     issuer::{Expectations, KeyMode, KeyOrigin, SpiffeId},
     jws::Jws,
@@ -18,7 +19,7 @@ use crate::{
     health::Health,
     json::Found,
     key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyError, KeyErrorKind, Lookup, Metrics, SharedSecret},
-    principal::{Audience, IssuerId},
+    principal::{Actor, Audience, IssuerId},
     revocation::{Presented, RevocationList},
     time::{Clock, SystemClock, UnixTime},
 };
@@ -31,7 +32,8 @@ use crate::{
 /// 2. `iss` against the configured issuers, byte by byte (of a JWT-SVID without one the trust domain in `sub`): of other issuers' tokens
 ///    nothing more is looked at, and no I/O is done but what a [resolver](VerifierBuilder::with_resolved_issuers) does;
 /// 3. `typ` and `alg` against what that issuer may use;
-/// 4. the signature, under a key of that issuer that is meant for that algorithm;
+/// 4. the signature, under a key of that issuer that is meant for that algorithm: where several have the `kid`, or the token has none,
+///    at most four are tried, and two for a token that is longer than 2 KiB without its signature;
 /// 5. every claim that is used: its form, then `aud`, client and tenant where they are listed, the kind of token, `exp`, `nbf`, `iat`
 ///    and the life in between;
 /// 6. that the token is not bound to a key (`cnf`), because nothing here proves its possession;
@@ -120,12 +122,13 @@ impl Verifier {
     /// [`TokenError`], the first that applies in the order of its variants.
     pub async fn verify(&self, token: &AccessToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
         let mut buffer = Vec::new();
-        let candidate = match self.0.examine(token, &mut buffer)? {
+        let unverified = Unverified::read(token, self.0.max_token_size, &mut buffer)?;
+        let candidate = match self.0.examine(&unverified)? {
             Examined::Candidate(candidate) => candidate,
             Examined::Unresolved(unresolved) => unresolved.resolve().await?,
         };
         let issuer = Arc::clone(&candidate.issuer);
-        let (keys, algorithm) = match issuer.proof(&candidate.jws)? {
+        let (keys, algorithm) = match issuer.proof(candidate.jws)? {
             Proof::Signature(keys, algorithm) => (keys, algorithm),
             Proof::Mac(secret) => return self.0.admit(&issuer, candidate.verify_mac(secret, now), now),
         };
@@ -151,22 +154,21 @@ impl Verifier {
     #[must_use]
     pub fn verify_now(&self, token: &AccessToken, now: UnixTime) -> Option<Result<VerifiedToken, TokenError>> {
         let mut buffer = Vec::new();
-        let candidate = match self.0.examine(token, &mut buffer) {
-            Ok(Examined::Candidate(candidate)) => candidate,
-            Ok(Examined::Unresolved(_)) => return None,
-            Err(error) => return Some(Err(error)),
-        };
-        let issuer = Arc::clone(&candidate.issuer);
-        let (keys, algorithm) = match issuer.proof(&candidate.jws) {
-            Ok(Proof::Signature(keys, algorithm)) => (keys, algorithm),
-            Ok(Proof::Mac(secret)) => return Some(self.0.admit(&issuer, candidate.verify_mac(secret, now), now)),
-            Err(error) => return Some(Err(error)),
-        };
-        match keys.lookup(candidate.kid(), algorithm) {
-            Lookup::Keys(keys) => Some(self.0.admit(&issuer, candidate.verify(&keys, algorithm, now), now)),
-            Lookup::Unknown => Some(Err(TokenError::UnknownKey)),
-            Lookup::Unavailable(kind) => Some(Err(TokenError::KeysUnavailable(kind))),
-            Lookup::Wait => None,
+        match Unverified::read(token, self.0.max_token_size, &mut buffer) {
+            Ok(unverified) => self.0.decide_now(&unverified, now).transpose(),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// As [`verify_now`](Self::verify_now), and what a refused token claims, for which it is not read once more.
+    pub(crate) fn answer_now(&self, token: &AccessToken, now: UnixTime) -> Option<Result<VerifiedToken, Refused>> {
+        let mut buffer = Vec::new();
+        match Unverified::read(token, self.0.max_token_size, &mut buffer) {
+            Ok(unverified) => {
+                let refused = |error| Refused { error, claimed: unverified.claimed() };
+                self.0.decide_now(&unverified, now).map_err(refused).transpose()
+            }
+            Err(error) => Some(Err(Refused { error, claimed: self.claimed(token) })),
         }
     }
 
@@ -260,11 +262,29 @@ impl fmt::Debug for Verifier {
 }
 
 impl Trust {
-    /// Everything that needs no key. What comes out borrows the token and the buffer that it is decoded into.
-    fn examine<'a>(&'a self, token: &'a AccessToken, buffer: &'a mut Vec<u8>) -> Result<Examined<'a>, TokenError> {
-        let jws = Jws::parse(token.as_bytes(), self.max_token_size, buffer)?;
-        // Nothing but names is kept of claims that nobody has signed: they are read whole when somebody has.
-        let named = NamedIssuer::of(&jws)?;
+    /// `None` when keys or the look-up of the issuer have to be waited for.
+    fn decide_now(&self, unverified: &Unverified<'_>, now: UnixTime) -> Result<Option<VerifiedToken>, TokenError> {
+        let candidate = match self.examine(unverified)? {
+            Examined::Candidate(candidate) => candidate,
+            Examined::Unresolved(_) => return Ok(None),
+        };
+        let issuer = Arc::clone(&candidate.issuer);
+        let verified = match issuer.proof(candidate.jws)? {
+            Proof::Mac(secret) => candidate.verify_mac(secret, now),
+            Proof::Signature(keys, algorithm) => match keys.lookup(candidate.kid(), algorithm) {
+                Lookup::Keys(keys) => candidate.verify(&keys, algorithm, now),
+                Lookup::Unknown => Err(TokenError::UnknownKey),
+                Lookup::Unavailable(kind) => Err(TokenError::KeysUnavailable(kind)),
+                Lookup::Wait => return Ok(None),
+            },
+        };
+        self.admit(&issuer, verified, now).map(Some)
+    }
+
+    /// Everything that needs no key.
+    fn examine<'a>(&'a self, unverified: &'a Unverified<'_>) -> Result<Examined<'a>, TokenError> {
+        let jws = &unverified.jws;
+        let named = NamedIssuer::of(unverified)?;
         let name = &*named.name;
         if let Some((id, issuer)) = self.by_id.get_key_value(name) {
             let (id, issuer) = (id.clone(), Arc::clone(issuer));
@@ -289,16 +309,60 @@ impl Trust {
         let Some(revocations) = &self.revocations else {
             return Ok(token);
         };
+        let principal = token.principal();
+        let issuers = issuer.expectations.names_of(token.issuer());
+        // RFC 8693 §4.1: the actors before the current one are history, and decide nothing.
+        let actor = principal.actors().first();
         let presented = Presented {
-            issuers: &issuer.expectations.ids,
+            issuers,
             thumbprint: token.thumbprint(),
             token_id: token.token_id(),
-            subject: token.principal().subject(),
-            client: token.principal().client(),
+            subject: principal.subject(),
+            user_id: principal.user_id().filter(|user_id| Some(*user_id) != principal.subject()),
+            client: principal.client(),
             session: token.session_id(),
+            actor: actor.map(|actor| (actor, self.issuers_of(actor, issuers))),
             issued_at: token.issued_at(),
         };
         if revocations.refuses(&presented, now) { Err(TokenError::Revoked) } else { Ok(token) }
+    }
+
+    /// Every name of the actor's issuer: of the one that `act` names or, where it names none, of the token's.
+    fn issuers_of<'a>(&'a self, actor: &'a Actor, own: &'a [IssuerId]) -> &'a [IssuerId] {
+        match &actor.issuer {
+            Some(named) if !own.contains(named) => {
+                let known = self.by_id.get(named).map(|issuer| issuer.expectations.names_of(named));
+                known.unwrap_or(std::slice::from_ref(named))
+            }
+            _ => own,
+        }
+    }
+}
+
+/// A token that was refused, and what it claims.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) error: TokenError,
+    pub(crate) claimed: Claimed,
+}
+
+/// A token in good form. No word of it is verified.
+struct Unverified<'a> {
+    jws: Jws<'a>,
+    /// Nothing else is kept of claims that nobody has signed: they are read whole when somebody has.
+    claims: [Option<Found<'a>>; CLAIMED.len()],
+}
+
+impl<'a> Unverified<'a> {
+    /// What comes out borrows the token and the buffer that it is decoded into.
+    fn read(token: &'a AccessToken, max_size: usize, buffer: &'a mut Vec<u8>) -> Result<Self, TokenError> {
+        let jws = Jws::parse(token.as_bytes(), max_size, buffer)?;
+        let claims = jws.claims_named(CLAIMED)?;
+        Ok(Self { jws, claims })
+    }
+
+    fn claimed(&self) -> Claimed {
+        Claimed::of_read(&self.jws, &self.claims)
     }
 }
 
@@ -310,10 +374,10 @@ struct NamedIssuer<'a> {
 }
 
 impl<'a> NamedIssuer<'a> {
-    fn of(jws: &Jws<'a>) -> Result<Self, TokenError> {
-        match jws.claims_named(["iss", "sub"])? {
-            [Some(Found::Text(name)), _] => Ok(Self { name, is_trust_domain: false }),
-            [None, Some(Found::Text(subject))] => match SpiffeId::parse(&subject) {
+    fn of(unverified: &'a Unverified<'_>) -> Result<Self, TokenError> {
+        match &unverified.claims {
+            [Some(Found::Text(name)), ..] => Ok(Self { name: name.as_ref().into(), is_trust_domain: false }),
+            [None, Some(Found::Text(subject)), ..] => match SpiffeId::parse(subject) {
                 Some(id) => Ok(Self { name: id.issuer().to_owned().into(), is_trust_domain: true }),
                 None => Err(TokenError::UnknownIssuer),
             },
@@ -329,7 +393,7 @@ enum Examined<'a> {
 
 /// A token in good form whose issuer has to be looked up.
 struct Unresolved<'a> {
-    jws: Jws<'a>,
+    jws: &'a Jws<'a>,
     named: NamedIssuer<'a>,
     directory: &'a Arc<Directory>,
 }
@@ -388,7 +452,7 @@ impl Trusted {
 
 /// A token in good form that names one of our issuers. Its signature is not verified yet.
 struct Candidate<'a> {
-    jws: Jws<'a>,
+    jws: &'a Jws<'a>,
     /// The one of its names that the token gives.
     id: IssuerId,
     issuer: Arc<Trusted>,
@@ -398,7 +462,7 @@ struct Candidate<'a> {
 
 impl<'a> Candidate<'a> {
     fn of_tenant(
-        jws: Jws<'a>,
+        jws: &'a Jws<'a>,
         named: &NamedIssuer<'_>,
         directory: &'a Directory,
         answer: Answer,
@@ -409,7 +473,7 @@ impl<'a> Candidate<'a> {
     }
 
     fn new(
-        jws: Jws<'a>,
+        jws: &'a Jws<'a>,
         named: &NamedIssuer<'_>,
         id: IssuerId,
         issuer: Arc<Trusted>,
@@ -423,10 +487,10 @@ impl<'a> Candidate<'a> {
             return Err(TokenError::Type);
         }
         // JWT-SVID §2: other header parameters are not for SVIDs.
-        if profile.is_svid && jws.has_other_parameters(&["alg", "kid", "typ"]) {
+        if profile.is_svid && jws.header.has_others {
             return Err(TokenError::HeaderParameter("more than alg, kid, typ"));
         }
-        issuer.proof(&jws)?;
+        issuer.proof(jws)?;
         // A trust domain is one party, whatever its SVIDs have in `iss`.
         let id = ids.first().filter(|_| profile.is_svid).cloned().unwrap_or(id);
         Ok(Self { jws, id, issuer, tenant })
@@ -439,7 +503,8 @@ impl<'a> Candidate<'a> {
     /// The signature before any claim: of a forged token it matters not whether it has expired.
     fn verify(self, keys: &JwkSet, algorithm: Algorithm, now: UnixTime) -> Result<VerifiedToken, TokenError> {
         let keys = self.issuer.expectations.keys_for(&self.id, keys);
-        let key = self.jws.signing_key(algorithm, &keys)?.clone();
+        let most = if self.jws.segments.signed_len() > LARGE { MOST_KEYS_OF_LARGE } else { usize::MAX };
+        let key = self.jws.signing_key(algorithm, keys.candidates(self.kid(), algorithm).take(most))?.clone();
         self.accept(Some(&key), now)
     }
 
@@ -605,6 +670,11 @@ fn check_lifetime(expectations: &Expectations, revocable: Option<Duration>) -> R
     }
 }
 
+/// A token is refused at the cost of four verifications or less. Odd claims of this size are read in the time of one or two, so
+/// fewer keys than the set would give are tried: enough for one that is about to be replaced.
+const LARGE: usize = 2 * 1024;
+const MOST_KEYS_OF_LARGE: usize = 2;
+
 const DEFAULT_TOKEN_SIZE: usize = 16 * 1024;
 const TOKEN_SIZES: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
 
@@ -625,7 +695,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        key::{CacheSettings, KeyError, KeySource, LoadRequest, LoadedKeys},
+        key::{CacheSettings, KeyError, KeySource, LoadRequest, LoadedKeys, VERIFICATIONS},
         principal::{ClientId, SessionId, Subject, TokenId},
         revocation::Revocation,
         token::test_tokens::{
@@ -1002,6 +1072,62 @@ mod tests {
         assert_eq!(verifier().claimed(&dots), Claimed::default());
     }
 
+    /// A verifier that knows six keys, with this `kid`.
+    fn six_keys(kid: Option<&str>) -> Verifier {
+        use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+        let key = |_| {
+            let x = base64url(Ed25519KeyPair::generate().unwrap().public_key());
+            with(&json!({"kty": "OKP", "crv": "Ed25519", "x": x}), json!({"kid": kid}))
+        };
+        let keys = json!({"keys": (0..6).map(key).collect::<Vec<_>>()}).to_string();
+        let keys = JwkSet::parse(keys.as_bytes()).unwrap();
+        Verifier::builder(Issuer::oauth(ISSUER, "https://api.example").with_keys(keys)).build().unwrap()
+    }
+
+    #[test]
+    fn a_refused_token_costs_four_verifications_at_most_and_a_large_one_two() {
+        let (own, six, alike) = (verifier(), six_keys(None), six_keys(Some("one")));
+        let sealed = |kid: Option<&str>, changes: Value| {
+            let header = with(&json!({"alg": "Ed25519"}), json!({"kid": kid}));
+            seal(Algorithm::Ed25519, header.to_string(), with(&claims(), changes).to_string())
+        };
+        let padded = |kid, signed: usize| {
+            let bytes = |pad: usize| sealed(kid, json!({"pad": "x".repeat(pad)}));
+            let length = |token: &AccessToken| token.as_bytes().iter().rposition(|byte| *byte == b'.').unwrap();
+            (0..signed / 4 * 3).rev().map(bytes).find(|token| length(token) <= signed).unwrap()
+        };
+        let unsigned =
+            AccessToken::new(format!("{}.{}.", base64url(r#"{"alg":"none"}"#), base64url(claims().to_string())));
+        let own_kid = Some("Ed25519");
+        let table = [
+            ("too long", &six, sealed(None, json!({"pad": "x".repeat(20_000)})), "token_too_long", 0),
+            ("no claims", &six, seal(Algorithm::Ed25519, r#"{"alg":"Ed25519"}"#, "[]"), "token_malformed", 0),
+            ("of others", &six, sealed(None, json!({"iss": "https://other.example"})), "token_issuer", 0),
+            ("unsigned", &six, unsigned.unwrap(), "token_algorithm", 0),
+            ("unknown kid", &own, sealed(Some("unknown"), json!({})), "token_unknown_key", 0),
+            ("no kid", &six, sealed(None, json!({})), "token_signature", 4),
+            ("the kid of all", &alike, sealed(Some("one"), json!({})), "token_signature", 4),
+            ("no kid, not quite large", &six, padded(None, LARGE), "token_signature", 4),
+            ("no kid, large", &six, padded(None, LARGE + 2), "token_signature", 2),
+            (
+                "the kid of all, large",
+                &alike,
+                sealed(Some("one"), json!({"pad": "x".repeat(9000)})),
+                "token_signature",
+                2,
+            ),
+            ("expired", &own, sealed(own_kid, json!({"exp": 1})), "token_expired", 1),
+            ("for somebody else", &own, sealed(own_kid, json!({"aud": "https://other.example"})), "token_audience", 1),
+            ("bound", &own, sealed(own_kid, json!({"cnf": {}})), "token_bound", 1),
+        ];
+        for (name, verifier, token, code, most) in table {
+            VERIFICATIONS.set(0);
+            let Refused { error, claimed } = verifier.answer_now(&token, now()).unwrap().unwrap_err();
+            assert_eq!((error.code(), VERIFICATIONS.get()), (code, most), "{name}");
+            assert_eq!(claimed, verifier.claimed(&token), "{name}: as if it were read again");
+        }
+    }
+
     #[tokio::test]
     async fn a_wrong_configuration_does_not_build() {
         let seeded = |issuer: Issuer, path: &str| issuer.with_key_cache(CacheSettings::default().with_seed(path));
@@ -1069,6 +1195,48 @@ mod tests {
             assert_eq!(refused(&verifier, &token(&other)), None, "{revocation:?}");
             assert!(revocations.forget(&revocation));
             assert_eq!(refused(&verifier, &good), None);
+        }
+    }
+
+    #[test]
+    fn a_revocation_hits_the_current_actor_too_and_no_earlier_one() {
+        const OTHER: &str = "https://other.example/";
+        let other = Issuer::oauth(OTHER, "https://api.example").with_keys(public_keys());
+        let other = other.add_alias("https://alias.example/");
+        let subject =
+            |issuer: &str, name: &str| Revocation::subject(&IssuerId::new(issuer), &Subject::new(name), now());
+        let client = |issuer: &str, name: &str| Revocation::client(&IssuerId::new(issuer), &ClientId::new(name), now());
+        let token_id = Revocation::token_id(&IssuerId::new(ISSUER), &TokenId::new("agent"));
+        let agent = json!({"sub": "agent"});
+        let elsewhere = json!({"sub": "agent", "iss": OTHER});
+        let strange = json!({"sub": "agent", "iss": "https://strange.example/"});
+        let with_client = json!({"sub": "agent", "client_id": "app"});
+        let history = json!({"sub": "proxy", "act": {"sub": "agent", "client_id": "app"}});
+        for (name, act, revocation, hits) in [
+            ("a subject", &agent, subject(ISSUER, "agent"), true),
+            ("a client that is its own subject", &agent, client(ISSUER, "agent"), true),
+            ("a client", &with_client, client(ISSUER, "app"), true),
+            ("the subject of an actor with a client", &with_client, subject(ISSUER, "agent"), true),
+            ("a client named as the subject of another", &with_client, client(ISSUER, "agent"), false),
+            ("a subject named as a client", &with_client, subject(ISSUER, "app"), false),
+            ("somebody else", &agent, subject(ISSUER, "agent2"), false),
+            ("a token named as an actor", &agent, token_id, false),
+            ("another issuer's", &agent, subject(OTHER, "agent"), false),
+            ("of another issuer", &elsewhere, subject(OTHER, "agent"), true),
+            ("of another issuer by its second name", &elsewhere, subject("https://alias.example/", "agent"), true),
+            ("ours, and the actor is not", &elsewhere, subject(ISSUER, "agent"), false),
+            ("of an issuer that we do not know", &strange, subject("https://strange.example/", "agent"), true),
+            ("who acted before", &history, subject(ISSUER, "agent"), false),
+            ("the client that acted before", &history, client(ISSUER, "app"), false),
+            ("who acts now, with others before", &history, subject(ISSUER, "proxy"), true),
+        ] {
+            let revocations = RevocationList::new();
+            let verifier = Verifier::builder(issuer()).add_issuer(other.clone());
+            let verifier = verifier.with_revocations(revocations.clone()).build().unwrap();
+            revocations.revoke(&revocation, now()).unwrap();
+            let issued = |iat: u64| token(&with(&claims(), json!({"act": act, "iat": iat})));
+            assert_eq!(refused(&verifier, &issued(NOW - 1)), hits.then_some(TokenError::Revoked), "{name}");
+            assert_eq!(refused(&verifier, &issued(NOW)), None, "{name}, issued since");
         }
     }
 
@@ -1162,8 +1330,9 @@ mod tests {
             let encoded = segments.map(base64url).join(".");
             for text in [text, encoded] {
                 let token = AccessToken::new(text).unwrap();
-                prop_assert!(refused(&verifier, &token).is_some());
-                let _ = verifier.claimed(&token);
+                let refusal = verifier.answer_now(&token, now()).unwrap().unwrap_err();
+                prop_assert_eq!(Some(refusal.error), refused(&verifier, &token));
+                prop_assert_eq!(refusal.claimed, verifier.claimed(&token));
             }
         }
 

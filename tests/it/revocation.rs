@@ -8,11 +8,12 @@ use portcullis::{
     audit::Memory,
     axum::protect,
     policy::{self, PolicyBackend, Rego},
+    principal::{ClientId, IssuerId, SessionId, Subject, TokenId},
     revocation::{Revocation, RevocationList},
     rules::{optional, policy_only, public},
-    testing::{FrozenClock, TestIssuer, TestToken},
+    testing::{FrozenClock, TestIssuer, TestToken, TokenBuilder},
     time::Clock as _,
-    token::AccessToken,
+    token::{AccessToken, TokenError, Verifier},
 };
 use serde_json::json;
 
@@ -57,14 +58,14 @@ async fn t_132_what_is_revoked_is_refused_from_the_next_request_on() {
     let others = alice(&service.idp).mint();
     assert_eq!(service.status("/jobs", &stolen).await, 200);
 
-    let token_id = portcullis::principal::TokenId::new("stolen");
+    let token_id = TokenId::new("stolen");
     revocations.revoke(&Revocation::token_id(&issuer, &token_id), now).unwrap();
     assert_eq!(service.status("/jobs", &stolen).await, 401);
     assert_eq!(service.status("/any", &stolen).await, 401, "a token that is there must be good");
     assert_eq!(service.status("/livez", &stolen).await, 200, "no token is read on a public route");
     assert_eq!(service.status("/jobs", &others).await, 200);
 
-    let alice_herself = portcullis::principal::Subject::new("auth0|alice");
+    let alice_herself = Subject::new("auth0|alice");
     let later = now.saturating_add(Duration::from_secs(1));
     revocations.revoke(&Revocation::subject(&issuer, &alice_herself, later), later).unwrap();
     assert_eq!(service.status("/jobs", &others).await, 401);
@@ -113,19 +114,147 @@ async fn every_request_asks_the_list_anew() {
     let token = alice(&service.idp).mint();
     let access: AccessToken = token.access_token();
     support::keys_are_loaded(&service.stack).await;
-    let verified = portcullis::token::Verifier::builder(
-        Issuer::rfc9068(service.idp.url(), AUDIENCE).with_keys(service.idp.key_set()),
-    )
-    .build()
-    .unwrap()
-    .verify(&access, service.clock.now())
-    .await
-    .unwrap();
+    let verified = Verifier::builder(Issuer::rfc9068(service.idp.url(), AUDIENCE).with_keys(service.idp.key_set()))
+        .build()
+        .unwrap()
+        .verify(&access, service.clock.now())
+        .await
+        .unwrap();
     let revocation = Revocation::thumbprint(verified.thumbprint());
     for _ in 0..3 {
         assert_eq!(service.status("/jobs", &token).await, 200);
         revocations.revoke(&revocation, service.clock.now()).unwrap();
         assert_eq!(service.status("/jobs", &token).await, 401);
         assert!(revocations.forget(&revocation));
+    }
+}
+
+/// An issuer whose tokens name the same party twice, and a token of it.
+struct TwoNames {
+    name: &'static str,
+    issuer: Issuer,
+    id: String,
+    token: fn(TokenBuilder) -> TokenBuilder,
+    user_id: &'static str,
+}
+
+fn two_names() -> [TwoNames; 4] {
+    [
+        TwoNames {
+            name: "entra",
+            issuer: Issuer::entra(ACME, AUDIENCE),
+            id: entra_v2(ACME),
+            token: |token| entra_token(token, ACME),
+            user_id: OBJECT,
+        },
+        TwoNames {
+            name: "okta",
+            issuer: Issuer::okta("https://acme.okta.com/oauth2/default", AUDIENCE),
+            id: "https://acme.okta.com/oauth2/default".to_owned(),
+            token: |token| {
+                let token = token.classic().without("azp").claim("jti", "AT.1").claim("cid", "0oa1");
+                token.claim("uid", "00u1").claim("scp", json!(["jobs:read"]))
+            },
+            user_id: "00u1",
+        },
+        TwoNames {
+            name: "kubernetes",
+            issuer: Issuer::kubernetes("https://kubernetes.default.svc", AUDIENCE),
+            id: "https://kubernetes.default.svc".to_owned(),
+            token: |token| {
+                let account = json!({"namespace": "jobs", "serviceaccount": {"name": "worker", "uid": "9f"}});
+                let token = token.classic().without("azp").subject("system:serviceaccount:jobs:worker");
+                token.claim("kubernetes.io", account)
+            },
+            user_id: "system:serviceaccount:jobs:worker/9f",
+        },
+        TwoNames {
+            name: "github_actions",
+            issuer: Issuer::github_actions(AUDIENCE),
+            id: "https://token.actions.githubusercontent.com".to_owned(),
+            token: |token| {
+                let token = token.typ("JWT").without("client_id").subject("repo:acme@1/jobs@2:ref:refs/heads/main");
+                token.claim("repository_id", "2").claim("repository_owner_id", "1")
+            },
+            user_id: "2",
+        },
+    ]
+}
+
+fn entra_token(token: TokenBuilder, tenant: &str) -> TokenBuilder {
+    let token = token.classic().claim("iss", entra_v2(tenant)).claim("ver", "2.0").claim("tid", tenant);
+    token.claim("oid", OBJECT).claim("scp", "Jobs.Read").claim("sid", "s1").claim("uti", "u1")
+}
+
+fn entra_v2(tenant: &str) -> String {
+    format!("https://login.microsoftonline.com/{tenant}/v2.0")
+}
+
+const ACME: &str = "11111111-2222-3333-4444-555555555555";
+const OTHER: &str = "22222222-2222-3333-4444-555555555555";
+const OBJECT: &str = "66666666-7777-8888-9999-aaaaaaaaaaaa";
+
+#[tokio::test]
+async fn a_subject_is_revoked_by_its_sub_or_by_the_user_id_that_audit_and_policy_show() {
+    let clock = FrozenClock::default();
+    let idp = TestIssuer::builder().with_clock(clock.clone()).start().await;
+    let (now, later) = (clock.now(), clock.now().saturating_add(Duration::from_secs(1)));
+    for TwoNames { name, issuer, id, token, user_id } in two_names() {
+        let revocations = RevocationList::new();
+        let verifier = Verifier::builder(issuer.with_keys(idp.key_set()));
+        let verifier = verifier.with_revocations(revocations.clone()).build().unwrap();
+        let access = token(idp.token().claim("iss", id.as_str())).mint().access_token();
+        let verified = verifier.verify(&access, now).await.unwrap();
+        let principal = verified.principal();
+        let (sub, shown) = (principal.subject().unwrap(), principal.user_id().unwrap());
+        assert_eq!(shown.as_str(), user_id, "{name}");
+        assert_ne!(sub, shown, "{name}");
+        for (what, subject, revoked) in [
+            ("its sub", sub.clone(), true),
+            ("its user id", shown.clone(), true),
+            ("somebody else", Subject::new(format!("{user_id}0")), false),
+        ] {
+            let revocation = Revocation::subject(verified.issuer(), &subject, later);
+            revocations.revoke(&revocation, now).unwrap();
+            let refused = verifier.verify(&access, now).await.err();
+            assert_eq!(refused, revoked.then_some(TokenError::Revoked), "{name}: {what}");
+            assert!(revocations.forget(&revocation));
+        }
+        assert!(verifier.verify(&access, now).await.is_ok(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_revoked_in_one_tenant_is_good_in_the_next() {
+    let clock = FrozenClock::default();
+    let idp = TestIssuer::builder().with_clock(clock.clone()).start().await;
+    let (now, later) = (clock.now(), clock.now().saturating_add(Duration::from_secs(1)));
+    let revocations = RevocationList::new();
+    let issuer = Issuer::entra_multi_tenant(AUDIENCE, [OTHER, ACME]).with_keys(idp.key_set());
+    let verifier = Verifier::builder(issuer).with_revocations(revocations.clone()).build().unwrap();
+    let v1 = |tenant: &str| format!("https://sts.windows.net/{tenant}/");
+    let token = |tenant| entra_token(idp.token(), tenant);
+    let old_token = |tenant| {
+        let token = token(tenant).claim("iss", v1(tenant)).claim("ver", "1.0");
+        token.without("azp").claim("appid", "web")
+    };
+    let client = ClientId::new("web");
+    let [of_acme, of_acme_v1] = [token(ACME).claim("azp", "web"), old_token(ACME)].map(|token| token.mint());
+    let [of_other, of_other_v1] = [token(OTHER).claim("azp", "web"), old_token(OTHER)].map(|token| token.mint());
+    for issuer in [entra_v2(ACME), v1(ACME)].map(IssuerId::new) {
+        for revocation in [
+            Revocation::subject(&issuer, &Subject::new("auth0|alice"), later),
+            Revocation::subject(&issuer, &Subject::new(OBJECT), later),
+            Revocation::client(&issuer, &client, later),
+            Revocation::session(&issuer, &SessionId::new("s1"), later),
+            Revocation::token_id(&issuer, &TokenId::new("u1")),
+        ] {
+            revocations.revoke(&revocation, now).unwrap();
+            for (token, refused) in [(&of_acme, true), (&of_acme_v1, true), (&of_other, false), (&of_other_v1, false)] {
+                let error = verifier.verify(&token.access_token(), now).await.err();
+                assert_eq!(error, refused.then_some(TokenError::Revoked), "{issuer} {revocation:?}");
+            }
+            assert!(revocations.forget(&revocation));
+        }
     }
 }

@@ -136,10 +136,18 @@ impl VerifyingKey {
     }
 
     pub(super) fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+        #[cfg(test)]
+        VERIFICATIONS.set(VERIFICATIONS.get() + 1);
         self.algorithms.contains(&algorithm)
             && is_well_formed(algorithm, signature)
             && self.key.verify(algorithm, message, signature)
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often a key of this thread was asked whether it made a signature.
+    pub(crate) static VERIFICATIONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// The key of an HMAC with SHA-256, prepared once. Its bytes cannot be read out again.

@@ -12,7 +12,7 @@ use tower_service::Service;
 use super::service::Pass;
 use crate::{
     time::UnixTime,
-    token::{AccessToken, TokenError, VerifiedToken, Verifier},
+    token::{AccessToken, Refused, VerifiedToken, Verifier},
 };
 
 pin_project! {
@@ -63,9 +63,9 @@ where
         loop {
             let next = match self.as_mut().project().state.project() {
                 StateProjection::Verifying { verifying, pass } => {
-                    let (outcome, token) = ready!(verifying.outcome.as_mut().poll(cx));
+                    let outcome = ready!(verifying.0.as_mut().poll(cx));
                     match pass.take() {
-                        Some(pass) => pass.settle(outcome, &verifying.verifier, &token),
+                        Some(pass) => pass.settle(outcome),
                         None => return Poll::Pending,
                     }
                 }
@@ -81,17 +81,14 @@ where
 }
 
 /// A verification that waits for keys.
-pub(super) struct Verifying {
-    verifier: Verifier,
-    outcome: Pin<Box<dyn Future<Output = Outcome> + Send>>,
-}
-
-type Outcome = (Result<VerifiedToken, TokenError>, AccessToken);
+pub(super) struct Verifying(Pin<Box<dyn Future<Output = Result<VerifiedToken, Refused>> + Send>>);
 
 impl Verifying {
     pub(super) fn new(verifier: Verifier, token: AccessToken, now: UnixTime) -> Self {
-        let waiting = verifier.clone();
-        Self { verifier, outcome: Box::pin(async move { (waiting.verify(&token, now).await, token) }) }
+        Self(Box::pin(async move {
+            let outcome = verifier.verify(&token, now).await;
+            outcome.map_err(|error| Refused { error, claimed: verifier.claimed(&token) })
+        }))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     route::Route,
     rules::{Demand, PublicAccess},
     time::Clock,
-    token::{AccessToken, TokenError, VerifiedToken, Verifier},
+    token::{AccessToken, Refused, VerifiedToken, Verifier},
 };
 
 /// Demands a bearer token that verifies. See the [module docs](super).
@@ -58,8 +58,8 @@ where
             Ok(Credentials::Absent(anonymous)) => pass.forward(Proof::Anonymous(anonymous)),
             Ok(Credentials::Token(token)) => {
                 let now = self.clock.now();
-                match self.verifier.verify_now(&token, now) {
-                    Some(outcome) => pass.settle(outcome, &self.verifier, &token),
+                match self.verifier.answer_now(&token, now) {
+                    Some(outcome) => pass.settle(outcome),
                     None => ResponseFuture::verifying(pass, Verifying::new(self.verifier.clone(), token, now)),
                 }
             }
@@ -113,16 +113,11 @@ where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     ResBody: Default,
 {
-    pub(super) fn settle(
-        self,
-        outcome: Result<VerifiedToken, TokenError>,
-        verifier: &Verifier,
-        token: &AccessToken,
-    ) -> ResponseFuture<S, ReqBody> {
+    pub(super) fn settle(self, outcome: Result<VerifiedToken, Refused>) -> ResponseFuture<S, ReqBody> {
         match outcome {
             Ok(token) => self.forward(Proof::Verified(token)),
-            Err(error) => {
-                self.trail.presented(verifier.claimed(token));
+            Err(Refused { error, claimed }) => {
+                self.trail.presented(claimed);
                 self.refuse(&Reason::Token(error))
             }
         }

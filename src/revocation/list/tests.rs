@@ -59,8 +59,10 @@ fn refuses_token(list: &RevocationList, token: &Token<'_>, now: UnixTime) -> boo
         thumbprint: &Thumbprint::new(token.thumbprint),
         token_id: token_id.as_ref(),
         subject: Some(&Subject::new(token.subject)),
+        user_id: None,
         client: client.as_ref(),
         session: session.as_ref(),
+        actor: None,
         issued_at: token.issued_at,
     };
     list.refuses(&presented, now)

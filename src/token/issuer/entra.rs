@@ -56,6 +56,10 @@ fn parts(name: &str) -> Option<(&'static str, &str)> {
     v2().or_else(v1)
 }
 
+fn tenant_in_name(name: &str) -> &str {
+    parts(name).map_or("", |(_, tenant)| tenant)
+}
+
 fn is_guid(text: &str) -> bool {
     let is_hex = |group: &str| group.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     text.split('-').map(str::len).eq([8, 4, 4, 4, 12]) && text.split('-').all(is_hex)
@@ -72,7 +76,7 @@ fn check(issuer: &Issuer) -> Result<(), ConfigError> {
         return Err(ConfigError::missing("issuer.tenants", remedy));
     }
     for name in &issuer.ids {
-        let tenant = parts(name).map_or("", |(_, tenant)| tenant);
+        let tenant = tenant_in_name(name);
         if !is_guid(tenant) {
             let remedy = "give the tenant's id, a GUID in lower case: `common`, `organizations` and domain names stand in no `iss`";
             return Err(ConfigError::invalid("issuer.tenant", tenant, remedy));
@@ -132,6 +136,7 @@ const ENTRA: Profile = Profile {
     token_id: Some("uti"),
     also_read: &["ver", "tid", "oid", "appid", "idtyp", "uti"],
     party,
+    tenant_in_name,
     key_signs_for,
     check,
     ..Profile::BASE
@@ -144,7 +149,7 @@ mod tests {
     use super::*;
     use crate::{
         key::{Jwk, JwkSet},
-        principal::{ClientId, Subject, TenantId},
+        principal::{ClientId, IssuerId, Subject, TenantId},
         token::{
             Tenants,
             issuer::shapes::{Shapes, misconfigured},
@@ -320,6 +325,20 @@ mod tests {
         let barred = Issuer::entra_multi_tenant(API, [ACME, OTHER]).with_tenants(Tenants::known([ACME]));
         let barred = Shapes::of(barred, Some("JWT"));
         assert_eq!((barred.refusal(&of(ACME)), barred.refusal(&of(OTHER))), (None, Some(TokenError::Tenant)));
+    }
+
+    #[test]
+    fn a_revocation_in_one_tenant_is_looked_up_under_the_names_of_that_tenant_however_many_there_are() {
+        let tenants: Vec<_> = (0..1000).map(|number| format!("11111111-aaaa-4bbb-8ccc-{number:012}")).collect();
+        let issuer = Issuer::entra_multi_tenant(API, &tenants).with_keys(JwkSet::default());
+        let (expectations, _) = issuer.into_parts().unwrap();
+        assert_eq!(expectations.ids.len(), 2000);
+        for tenant in &tenants {
+            let own = names(tenant).map(IssuerId::new);
+            for name in &own {
+                assert_eq!(expectations.names_of(name), own, "{name}");
+            }
+        }
     }
 
     #[test]

@@ -17,7 +17,13 @@ mod shapes;
 mod spiffe;
 mod tenants;
 
-use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::Uri;
 
@@ -339,9 +345,16 @@ impl Issuer {
             None => KeyMode::Source(self.key_source()?),
         };
         let domains = self.domains.iter().map(|domain| auth0::id_of(domain));
+        let ids: Vec<_> = self.ids.into_iter().chain(domains).chain(self.aliases).map(IssuerId::new).collect();
+        let mut parties = HashMap::<_, Vec<_>>::new();
+        for id in &ids {
+            let tenant = (self.profile.tenant_in_name)(id.as_str());
+            parties.entry(tenant.to_owned()).or_default().push(id.clone());
+        }
         let expectations = Expectations {
             profile: self.profile,
-            ids: self.ids.into_iter().chain(domains).chain(self.aliases).map(IssuerId::new).collect(),
+            ids,
+            parties,
             audiences: self.audiences.into_iter().map(Audience::new).collect(),
             algorithms: self.algorithms.unwrap_or_else(|| self.profile.algorithms.to_vec()),
             clients: self.clients.map(|clients| clients.into_iter().map(ClientId::new).collect::<HashSet<_>>()),

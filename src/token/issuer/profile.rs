@@ -1,4 +1,8 @@
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{Issuer, Permissions, Tenants};
 use crate::{
@@ -13,6 +17,8 @@ pub(in crate::token) struct Expectations {
     pub(in crate::token) profile: &'static Profile,
     /// `iss` of the tokens, byte by byte: the first is the issuer's own, the others are further names of it.
     pub(in crate::token) ids: Vec<IssuerId>,
+    /// The same names, by what [`Profile::tenant_in_name`] says of each.
+    pub(in crate::token) parties: HashMap<String, Vec<IssuerId>>,
     /// Empty only where the clients stand in for it.
     pub(in crate::token) audiences: Vec<Audience>,
     pub(in crate::token) algorithms: Vec<Algorithm>,
@@ -54,6 +60,8 @@ pub(in crate::token) struct Profile {
     pub(in crate::token) also_read: &'static [&'static str],
     /// Tells who the token is about, after whatever else has to be checked at this kind of issuer.
     pub(in crate::token) party: fn(&Facts<'_>) -> Result<Party, TokenError>,
+    /// What the names of one party have in common, and those of another have not, where one configuration is for several tenants.
+    pub(in crate::token) tenant_in_name: fn(issuer: &str) -> &str,
     /// Whether a key that names this issuer signs for the issuer that the token names.
     pub(in crate::token) key_signs_for: fn(key: &str, token: &str) -> bool,
     /// True for SPIFFE's JWT-SVIDs: `iss` may be absent, and the trust domain in `sub` names the issuer.
@@ -104,6 +112,12 @@ impl From<PrincipalKind> for Party {
 }
 
 impl Expectations {
+    /// Every name of the party that goes by this one of its names, and no name of another tenant.
+    pub(in crate::token) fn names_of(&self, issuer: &IssuerId) -> &[IssuerId] {
+        // Each of our names is in a group. Were one in none, too much would be revoked rather than too little.
+        self.parties.get((self.profile.tenant_in_name)(issuer.as_str())).unwrap_or(&self.ids)
+    }
+
     /// Those of the keys that sign for the issuer that the token names: a key that names an issuer signs for that one alone.
     pub(in crate::token) fn keys_for(&self, issuer: &IssuerId, keys: &JwkSet) -> JwkSet {
         let signs = |key: &Jwk| key.issuer().is_none_or(|named| (self.profile.key_signs_for)(named, issuer.as_str()));
@@ -130,6 +144,7 @@ impl Profile {
         token_id: Some("jti"),
         also_read: &[],
         party: |_| Ok(PrincipalKind::User.into()),
+        tenant_in_name: |_| "",
         key_signs_for: |key, token| key == token,
         is_svid: false,
         has_aliases: false,

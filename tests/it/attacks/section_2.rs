@@ -6,11 +6,12 @@ use axum::{Router, routing::get};
 use portcullis::{
     Issuer, Rules, Stack,
     audit::Memory,
+    axum::protect,
     key::{Algorithm, JwkSet},
     mint::{LocalSigner, MintError, MintRequest, Minter},
     policy,
     principal::{Actor, Audience, IssuerId, Subject},
-    rules::{policy_only, scopes},
+    rules::{optional, policy_only, scopes},
     scope::{Scope, all_of},
     testing::{FrozenClock, TestIssuer, TokenBuilder},
     time::UnixTime,
@@ -20,12 +21,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    edge::{Edge, GUARDED},
+    edge::{Edge, GUARDED, OPTIONAL},
     forge::{OWN, compact},
     issuer,
 };
 use crate::{
-    support::{self, AUDIENCE, GrpcService, Host, get_with, only_record, send},
+    support::{self, AUDIENCE, BySubject, GrpcService, Host, alice, get_with, only_record, records, send},
     wire::{self, Ask},
 };
 
@@ -321,6 +322,73 @@ async fn t_028_over_the_whole_stack_too() {
             let about = format!("{claim}: {value}");
             edge.refuses(edge.good().claim(claim, value).mint().as_str(), "token_claim_malformed", &about).await;
         }
+    }
+}
+
+/// Where an address decides what somebody is: Google's service accounts are known by theirs.
+#[tokio::test]
+async fn t_029_an_address_that_is_read_in_two_ways_makes_nobody_a_service_account() {
+    const MACHINE: &str = "104029292853099978293";
+    let edge = Edge::of(|idp| Issuer::google(AUDIENCE).with_keys(idp.key_set())).await;
+    let token = |email: Value, is_verified: Value| {
+        let token = edge.good().without("scope").without("client_id").header("typ", "JWT").subject(MACHINE);
+        let token = token.claim("iss", "https://accounts.google.com").claim("azp", MACHINE);
+        token.claim("email", email).claim("email_verified", is_verified).mint()
+    };
+    // What it is taken for, over both protocols; `OPTIONAL` demands no scope, and Google has none.
+    let kind = async |email: &str, expected: &str| {
+        let bearer = token(json!(email), json!(true)).bearer();
+        let (http, grpc) = edge.both(OPTIONAL, &[bearer.as_bytes()]).await;
+        for seen in [http, grpc] {
+            seen.assert_ran(email);
+            assert_eq!(seen.record["principal"], expected, "{email}: {seen:?}");
+            assert_eq!(seen.record["user_id"], MACHINE, "{email}: no address names anybody");
+        }
+    };
+    kind("batch@acme.iam.gserviceaccount.com", "client").await;
+    for user in [
+        "alice@acme.example",
+        "o'brien@acme.example",
+        "batch@acme.iam.gserviceaccount.com.evil.example",
+        "batch@evil-gserviceaccount.com",
+        "batch@gserviceaccount.com.evil.example",
+        "batch@acme.iam.gserviceaccount.co",
+        "batch%40acme.iam.gserviceaccount.com@evil.example",
+        "batch.acme.iam.gserviceaccount.com@evil.example",
+        "batch@acme.iam.gserviceaccount.\u{441}om",
+    ] {
+        kind(user, "user").await;
+    }
+    for torn in [
+        "batch@acme.iam.gserviceaccount.com@evil.example",
+        "alice@evil.example@acme.iam.gserviceaccount.com",
+        "batch@@acme.iam.gserviceaccount.com",
+        r#""alice@evil.example"@acme.iam.gserviceaccount.com"#,
+        r#""batch"@acme.iam.gserviceaccount.com"#,
+        "'batch'@acme.iam.gserviceaccount.com",
+        "batch@acme.iam.gserviceaccount.com\0@evil.example",
+        "batch@evil.example\0.gserviceaccount.com",
+        "batch@acme.iam.gserviceaccount.com\n",
+        "batch@evil.example\r\n.gserviceaccount.com",
+        "batch\u{7f}@acme.iam.gserviceaccount.com",
+        "batch\u{85}@acme.iam.gserviceaccount.com",
+        "batch @acme.iam.gserviceaccount.com",
+        "batch@evil.example,a@acme.iam.gserviceaccount.com",
+        "batch <batch@acme.iam.gserviceaccount.com>",
+        "batch(a)@acme.iam.gserviceaccount.com",
+        "batch@ACME.iam.gserviceaccount.com",
+        "batch@acme.iam.GServiceAccount.com",
+        "b\u{430}tch@acme.iam.gserviceaccount.com",
+        "@acme.iam.gserviceaccount.com",
+        "acme.iam.gserviceaccount.com",
+        "batch@",
+    ] {
+        let token = token(json!(torn), json!(true));
+        edge.refuses(token.as_str(), "token_claim_malformed", torn).await;
+    }
+    for unverified in [json!(false), json!("true"), json!(1), json!("false"), json!([true])] {
+        let token = token(json!("batch@acme.iam.gserviceaccount.com"), unverified.clone());
+        edge.refuses(token.as_str(), "token_claim_malformed", &format!("verified: {unverified}")).await;
     }
 }
 
@@ -943,7 +1011,7 @@ async fn t_040_an_extra_claim_of_a_minted_token_replaces_none_that_counts() {
     let plain = mint(&edge, Map::new(), Audience::new("orders")).await.unwrap();
     let before = payload(plain.expose());
     for name in ["ISS", "Sub", "sub ", "\u{ff53}\u{ff55}\u{ff42}", "order"] {
-        let Ok(minted) = mint(&edge, extra(name, json!("root")), Audience::new("orders")).await else { continue };
+        let minted = mint(&edge, extra(name, json!("root")), Audience::new("orders")).await.expect(name);
         let after = payload(minted.expose());
         assert_eq!(after[name], "root");
         for claim in registered.into_iter().filter(|claim| *claim != "jti") {
@@ -952,6 +1020,63 @@ async fn t_040_an_extra_claim_of_a_minted_token_replaces_none_that_counts() {
         let names: BTreeSet<_> = after.as_object().unwrap().keys().cloned().collect();
         assert_eq!(names.len(), before.as_object().unwrap().len() + 1, "{name}");
     }
+}
+
+#[tokio::test]
+async fn t_041_the_tenant_of_the_token_must_be_the_tenant_of_the_route() {
+    let idp = TestIssuer::start().await;
+    let (memory, policy) = (Memory::new(), Arc::new(BySubject::new()));
+    let issuer = Issuer::auth0("acme.eu.auth0.com", AUDIENCE).with_jwks_url(idp.jwks_url());
+    let rules = Rules::new()
+        .get("/orgs/{org}/bills/{id}", scopes(all_of(["jobs:read"])).with_tenant_param("org"))
+        .get("/secret/{org}", policy_only().with_tenant_param("org").concealed())
+        .get("/open/{org}", optional().with_tenant_param("org"))
+        .get("/orgs/{org}", policy_only());
+    let stack = Stack::builder(issuer, rules, Arc::clone(&policy), memory.clone()).build().unwrap();
+    assert!(stack.report().to_string().contains("(tenant must be {org})"), "{}", stack.report());
+    let answer = || get(async || "in");
+    // The templates of nested routers are whole, and so are their parameters.
+    let orgs = Router::new().route("/", answer()).route("/bills/{id}", answer());
+    let router =
+        Router::new().nest("/orgs/{org}", orgs).route("/secret/{org}", answer()).route("/open/{org}", answer());
+    let service = protect(router, stack.clone());
+    let (acme, none) = (Some("org_acme"), None::<&str>);
+    let cases = [
+        ("its own", "/orgs/org_acme/bills/7", acme, 200, None),
+        ("its own, with letters encoded", "/orgs/%6Frg%5Facme/bills/7", acme, 200, None),
+        ("another", "/orgs/org_evil/bills/7", acme, 403, Some("org_evil")),
+        ("its own as the id", "/orgs/org_evil/bills/org_acme", acme, 403, Some("org_evil")),
+        ("its own in the query", "/orgs/org_evil/bills/7?org=org_acme", acme, 403, Some("org_evil")),
+        ("another case", "/orgs/ORG_ACME/bills/7", acme, 403, Some("ORG_ACME")),
+        ("longer", "/orgs/org_acme%20/bills/7", acme, 403, Some("org_acme ")),
+        ("encoded twice", "/orgs/%256Frg_acme/bills/7", acme, 403, Some("%6Frg_acme")),
+        ("a look-alike", "/orgs/org_acm%D0%B5/bills/7", acme, 403, Some("org_acm\u{435}")),
+        ("no tenant", "/orgs/org_acme/bills/7", none, 403, Some("org_acme")),
+        ("another, hidden", "/secret/org_evil", acme, 404, Some("org_evil")),
+        ("its own, hidden", "/secret/org_acme", acme, 200, None),
+        ("another, optional", "/open/org_evil", acme, 403, Some("org_evil")),
+        ("where no rule demands it", "/orgs/org_evil", acme, 200, None),
+    ];
+    let (mut asked, mut refused) = (0, Vec::new());
+    for (name, path, tenant, status, named) in cases {
+        let token = alice(&idp).claim("iss", "https://acme.eu.auth0.com/");
+        let token = tenant.map_or_else(|| token.clone(), |tenant| token.clone().claim("org_id", tenant)).mint();
+        let response = send(service.clone(), get_with(path, &token.bearer())).await;
+        assert_eq!(response.status(), status, "{name}");
+        asked += usize::from(status == 200);
+        refused.extend(named.map(|named| (name, tenant, named)));
+    }
+    assert_eq!(send(service, support::get("/open/org_acme")).await.status(), 401, "nobody has no tenant");
+    assert_eq!(policy.calls(), asked);
+    let records = records(&stack, &memory).await;
+    let mut mismatches = records.iter().filter(|record| record["reason"] == "tenant_mismatch");
+    for (name, tenant, named) in refused {
+        let record = mismatches.next().unwrap();
+        assert_eq!((&record["stage"], &record["decision"]), (&json!("scope"), &json!("deny")), "{name}");
+        // Both sides, for whoever asks later.
+        assert_eq!((&record["tenant"], &record["route"]["tenant"]), (&json!(tenant), &json!(named)), "{name}");
+    }
+    assert!(mismatches.next().is_none());
 }
 
 fn payload(compact: &str) -> Value {

@@ -5,11 +5,14 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     io::Write as _,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -21,7 +24,7 @@ use portcullis::{
     audit::Memory,
     axum::{Protected, protect},
     health::Health,
-    key::{Algorithm, CacheSettings, Metrics, Remote},
+    key::{Algorithm, CacheSettings, KeyErrorKind, KeySource as _, LoadRequest, Metrics, Remote},
     outbound::Outbound,
     policy,
     rules::policy_only,
@@ -32,7 +35,7 @@ use portcullis::{
 use serde_json::json;
 
 use super::eventually;
-use crate::support::{AUDIENCE, Log, PATIENCE, alice, get_with, send, within};
+use crate::support::{AUDIENCE, Host, Log, PATIENCE, alice, get_with, send, within};
 
 /// A guarded service inside the process, with its issuer and its clock.
 struct Stage {
@@ -556,6 +559,46 @@ async fn t_051_metadata_of_another_issuer_or_with_plain_http_keys_brings_no_keys
     count("T-051 2 lying documents: 503, 0 key sets fetched; 1 fetch each once they are true");
 }
 
+/// What listens on this machine alone is nothing that the metadata of an issuer may have us ask, not even for good keys.
+#[tokio::test]
+async fn t_051_metadata_that_came_over_tls_leads_nowhere_without_it() {
+    const ISSUER: &str = "https://login.example";
+    let clock = FrozenClock::default();
+    let idp = TestIssuer::builder().with_clock(clock.clone()).start().await;
+    let here = idp.jwks_url();
+    let port = here.trim_start_matches("http://127.0.0.1");
+    let addresses = [
+        here.clone(),
+        format!("http://localhost{port}"),
+        format!("http://2130706433{port}"),
+        format!("http://127.1{port}"),
+        format!("http://[::ffff:127.0.0.1]{port}"),
+        "https://login.example/keys".to_owned(),
+    ];
+    for address in &addresses {
+        let is_https = address.starts_with("https:");
+        let asked = Arc::new(AtomicUsize::new(0));
+        let documents = (json!({"issuer": ISSUER, "jwks_uri": address}).to_string(), idp.jwks().to_string());
+        let counter = Arc::clone(&asked);
+        // All of them, of which this one asks nobody: what it hands over are the keys that the address would lead to.
+        let outbound = Outbound::new(tower::service_fn(move |request: Request<Bytes>| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let is_metadata = request.uri().path().ends_with("/openid-configuration");
+            let document = if is_metadata { &documents.0 } else { &documents.1 };
+            std::future::ready(Ok(Response::new(Bytes::from(document.clone()))))
+        }));
+        let remote = Remote::discover(ISSUER).with_outbound(outbound).build().unwrap();
+        let issuer = Issuer::rfc9068(ISSUER, AUDIENCE).with_key_source(remote);
+        let verifier = Verifier::builder(issuer).with_clock(clock.clone()).build().unwrap();
+        let guarded = Guarded::new(&verifier, &clock);
+        let status = guarded.ask(&alice(&idp).claim("iss", ISSUER).mint()).await;
+        assert_eq!((status, asked.load(Ordering::SeqCst)), if is_https { (200, 2) } else { (503, 1) }, "{address}");
+        let expected = if is_https { (200, "-", 1) } else { (503, UNAVAILABLE, 1) };
+        assert_eq!(guarded.recorded().await, tally([expected]), "{address}");
+    }
+    count(&format!("T-051 {} names of this machine in https metadata: 503, 0 of them asked", addresses.len() - 1));
+}
+
 #[tokio::test]
 async fn t_052_documents_without_end_are_cut_off_at_the_cap_and_the_deadline() {
     let (mut streamed, begun) = (0, Instant::now());
@@ -574,7 +617,7 @@ async fn t_052_documents_without_end_are_cut_off_at_the_cap_and_the_deadline() {
             assert_eq!(guarded.recorded().await, tally([(503, UNAVAILABLE, 1)]), "{lie:?}");
             let asked = idp.requests();
             assert_eq!(asked.discovery + asked.jwks, 1, "{lie:?}");
-            // What both ends of a connection on loopback hold on their own account.
+            // What both ends of a connection on loopback hold on their own account. The cap itself is measured below.
             assert!(asked.streamed < 32 * 1024 * 1024, "{lie:?}: {asked:?}");
             streamed += asked.streamed;
         }
@@ -585,6 +628,53 @@ async fn t_052_documents_without_end_are_cut_off_at_the_cap_and_the_deadline() {
         2 * lies.len(),
         streamed / 1024
     ));
+}
+
+/// So many bytes, and then neither more of them nor an end.
+struct ThenSilence(Option<Bytes>);
+
+impl http_body::Body for ThenSilence {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        self.0.take().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(http_body::Frame::data(bytes)))))
+    }
+}
+
+/// How much is taken, to the byte: who took more than the cap would wait for it here, and say that the time was over.
+#[tokio::test]
+async fn t_052_the_first_byte_over_the_cap_ends_the_fetch() {
+    const CAP: usize = 256 * 1024;
+    let idp = TestIssuer::start().await;
+    let load = |source: Remote| async { Arc::new(source).load(LoadRequest::default()).await.map(|_| ()) };
+    for (size, expected) in [(CAP, KeyErrorKind::Timeout), (CAP + 1, KeyErrorKind::InvalidDocument)] {
+        let answer = async move || axum::body::Body::new(ThenSilence(Some(vec![b' '; size].into())));
+        let host = Host::router(Router::new().fallback(get(answer))).await;
+        let base = format!("http://{}", host.address);
+        for remote in [Remote::discover(&base), Remote::url(&format!("{base}/keys")), Remote::bundle(&base)] {
+            // Long where it must not pass, and short where nothing else can come.
+            let deadline = if size > CAP { PATIENCE } else { Duration::from_millis(400) };
+            let error = load(remote.with_deadline(deadline).build().unwrap()).await.unwrap_err();
+            assert_eq!(error.kind(), expected, "{size} bytes");
+        }
+    }
+    // The same around a client that the application brought.
+    for (size, is_good) in [(CAP, true), (CAP + 1, false)] {
+        let mut document = idp.jwks().to_string().into_bytes();
+        document.resize(size, b' ');
+        let document = Bytes::from(document);
+        let outbound = Outbound::new(tower::service_fn(move |_: Request<Bytes>| {
+            std::future::ready(Ok(Response::new(document.clone())))
+        }));
+        let remote = Remote::url("https://login.example/keys").with_outbound(outbound).build().unwrap();
+        let refused = load(remote).await.err().map(|error| error.kind());
+        assert_eq!(refused, (!is_good).then_some(KeyErrorKind::InvalidDocument), "{size} bytes");
+    }
+    count(&format!("T-052 {CAP} bytes are waited for until the deadline, one more ends the fetch at once"));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use super::signer;
 const ISSUERS: [&str; 3] = ["https://login.example", "https://login.example/tenant/", "http://localhost:8080/"];
 
 /// Whatever the document says: what is asked is the issuer itself and then, if the document is the issuer's own, one address that
-/// is https or this machine.
+/// is https or, where the issuer is this machine without TLS, this machine.
 pub fn check(document: &[u8]) -> bool {
     // Not `any`: each issuer has to be tried.
     ISSUERS.iter().filter(|issuer| loads(issuer, document)).count() > 0
@@ -38,7 +38,7 @@ fn loads(issuer: &str, document: &[u8]) -> bool {
         assert!(keys.is_empty() && loaded.is_err(), "asked {} times", asked.len());
         return false;
     };
-    assert!(is_safe(keys), "asked an address that is neither https nor local");
+    assert!(is_safe(issuer, keys), "asked an address that is not https, for an issuer that is");
     // What the other members say is nobody's business, so that what stands in them is left as it is.
     let found: BTreeMap<String, &RawValue> =
         serde_json::from_slice(document).expect("a document that is followed is an object");
@@ -56,12 +56,17 @@ pub fn seeds() -> Vec<Vec<u8>> {
         document(plain, "https://login.example/keys"),
         document(tenant, "https://keys.example:8443/tenant/keys?v=2"),
         document(local, "http://127.0.0.1:8080/keys"),
+        document(local, "http://[::1]/keys"),
+        document(local, "http://2130706433/keys"),
+        document(local, "http://keys.example/keys"),
+        document(local, "http://[::1]/keys"),
+        document(local, "https://keys.example/keys"),
         document(plain, "http://[::1]/keys"),
         document(plain, "http://login.example/keys"),
         document("https://evil.example", "https://evil.example/keys"),
         document(plain, "https://user:secret@login.example/keys"),
         document(plain, "http://localhost.evil.example/keys"),
-        document(plain, "http://2130706433/keys"),
+        document(local, "http://2130706433/keys"),
         json!([plain, "https://login.example/keys"]).to_string().into_bytes(),
         [b"{\"x\":\"\xff\",", &document(plain, "https://login.example/keys")[1..]].concat(),
     ]
@@ -80,9 +85,11 @@ fn peer(document: &[u8], asked: &Arc<Mutex<Vec<Uri>>>) -> Outbound {
     }))
 }
 
-fn is_safe(uri: &Uri) -> bool {
+/// A document that came over TLS sends nobody where there is none.
+fn is_safe(issuer: &str, uri: &Uri) -> bool {
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return false };
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let is_local = || host == "localhost" || host.parse::<IpAddr>().is_ok_and(|host| host.to_canonical().is_loopback());
-    !authority.as_str().contains('@') && (scheme == "https" || scheme == "http" && is_local())
+    let is_plain = || issuer.starts_with("http://") && scheme == "http" && is_local();
+    !authority.as_str().contains('@') && (scheme == "https" || is_plain())
 }

@@ -37,7 +37,7 @@ fn each_property_is_tried_on_what_is_accepted_and_on_what_is_not() {
         ("jws", jws::seeds(), jws::check, 9),
         ("claims", claims::seeds(), claims::check, 4),
         ("jwk set", jwk_set::seeds(), jwk_set::check, 4),
-        ("discovery", discovery::seeds(), discovery::check, 5),
+        ("discovery", discovery::seeds(), discovery::check, 6),
     ];
     for (name, seeds, check, accepted) in table {
         assert_eq!(seeds.iter().filter(|seed| check(seed)).count(), accepted, "{name}");
