@@ -289,6 +289,7 @@ mod tests {
         assert!(seed.try_read(now(), LIMIT).unwrap().is_none());
         seed.try_write(&set_of(&["a"]), now()).unwrap();
         assert!(seed.try_read(now(), LIMIT).unwrap().is_some());
+        assert_eq!(Stage::new().refusal(now()), None, "the folder is there, and the file is not");
     }
 
     #[test]

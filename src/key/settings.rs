@@ -208,10 +208,21 @@ mod tests {
     }
 
     #[test]
+    fn settings_on_their_bounds_are_good() {
+        let (nano, second, day) = (Duration::from_nanos(1), Duration::from_secs(1), Duration::from_hours(24));
+        let least = CacheSettings::default().with_soft_lifetime(second).with_stale_limit(Duration::ZERO);
+        let least = least.with_unknown_kid_floor(nano).with_load_deadline(nano);
+        let most = CacheSettings::default().with_soft_lifetime(day).with_stale_limit(day);
+        let most = most.with_unknown_kid_floor(Duration::from_hours(1)).with_load_deadline(Duration::from_mins(1));
+        assert!(least.check().is_ok() && most.check().is_ok());
+    }
+
+    #[test]
     fn jitter_is_a_fraction_and_no_part_of_what_is_compared() {
         for _ in 0..1_000 {
             assert!((0.0..=1.0).contains(&random_fraction()));
         }
+        assert!((0..1_000).map(|_| random_fraction()).any(|fraction| (0.25..0.75).contains(&fraction)), "a spread");
         let base = CacheSettings::default;
         assert_eq!(CacheSettings { jitter: || 0.0, ..base() }, base());
         let second = Duration::from_secs(1);

@@ -365,6 +365,23 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_set_differs_when_a_key_comes_goes_or_has_another_name_or_number() {
+        let other_numbers =
+            r#"{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+        let table = [
+            ("the same", set_of(&["a"]), false),
+            ("one more", set_of(&["a", "b"]), true),
+            ("none", JwkSet::default(), true),
+            ("another name", set_of(&["b"]), true),
+            ("another key", [Jwk::from_json(other_numbers).unwrap()].into_iter().collect(), true),
+        ];
+        for (name, set, differs) in table {
+            assert_eq!(loaded(None).differs_from(&set), differs, "{name}");
+        }
+        assert!(Snapshot::empty().differs_from(&set_of(&["a"])));
+    }
+
+    #[test]
     fn jitter_only_ever_makes_loads_earlier() {
         let early = CacheSettings { jitter: || 1.0, ..CacheSettings::default() };
         let keys = LoadedKeys::new(set_of(&["a"]));
