@@ -11,7 +11,13 @@
 //! reading them costs more than four. A row over 4.5 (those: 7), the limit with what the machine's noise adds, fails the run.
 //! `cargo bench --bench verify -- costs` is the table alone; as it measures time, it is no part of the checks that every change has to
 //! pass.
-#![allow(clippy::expect_used, clippy::indexing_slicing, missing_docs, reason = "a bench that cannot be set up stops")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "a bench that cannot be set up stops"
+)]
 
 use std::{
     convert::Infallible,
