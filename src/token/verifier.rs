@@ -33,7 +33,7 @@ use crate::{
 ///    nothing more is looked at, and no I/O is done but what a [resolver](VerifierBuilder::with_resolved_issuers) does;
 /// 3. `typ` and `alg` against what that issuer may use;
 /// 4. the signature, under a key of that issuer that is meant for that algorithm: where several have the `kid`, or the token has none,
-///    at most four are tried, and two for a token that is longer than 2 KiB without its signature;
+///    at most four are tried, and two for a token that is longer than 4 KiB without its signature;
 /// 5. every claim that is used: its form, then `aud`, client and tenant where they are listed, the kind of token, `exp`, `nbf`, `iat`
 ///    and the life in between;
 /// 6. that the token is not bound to a key (`cnf`), because nothing here proves its possession;
@@ -672,7 +672,7 @@ fn check_lifetime(expectations: &Expectations, revocable: Option<Duration>) -> R
 
 /// A token is refused at the cost of four verifications or less. Odd claims of this size are read in the time of one or two, so
 /// fewer keys than the set would give are tried: enough for one that is about to be replaced.
-const LARGE: usize = 2 * 1024;
+const LARGE: usize = 4 * 1024;
 const MOST_KEYS_OF_LARGE: usize = 2;
 
 const DEFAULT_TOKEN_SIZE: usize = 16 * 1024;
