@@ -588,6 +588,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_actor_of_an_issuer_that_is_looked_up_goes_by_all_its_names() {
+        let store = Store::new(|name| Ok(Some(tenant(name).add_alias("https://alias.example"))));
+        let revocations = RevocationList::new();
+        let verifier = resolving(&store, &Stopped::default()).with_revocations(revocations.clone()).build().unwrap();
+        assert!(verifier.resolves());
+        let agent = Revocation::subject(&IssuerId::new("https://alias.example"), &Subject::new("agent"), now());
+        revocations.revoke(&agent, now()).unwrap();
+        let delegated = token(&with(&claims(&url(1)), json!({"act": {"sub": "agent", "iss": url(1)}})));
+        assert_eq!(refused(&verifier, &delegated).await, Some(TokenError::Revoked));
+        assert_eq!(refused(&verifier, &of(&url(1))).await, None);
+    }
+
+    #[tokio::test]
     async fn what_no_issuer_is_called_is_not_looked_up() {
         let store = Store::new(|_| panic!("asked"));
         let verifier = resolving(&store, &Stopped::default()).build().unwrap();

@@ -1199,6 +1199,26 @@ mod tests {
     }
 
     #[test]
+    fn a_revocation_hits_a_user_by_either_name() {
+        let issuer = Issuer::okta("https://acme.okta.com/oauth2/default", "api://default").with_keys(public_keys());
+        let id = IssuerId::new(issuer.url());
+        let revocations = RevocationList::new();
+        let verifier = Verifier::builder(issuer).with_revocations(revocations.clone()).build().unwrap();
+        let claims = json!({
+            "iss": id.as_str(), "aud": "api://default", "sub": "alice@acme.example", "uid": "00u1", "cid": "c", "jti": "j",
+            "ver": 1, "iat": NOW - 10, "exp": NOW + 600, "auth_time": NOW - 15, "scp": ["jobs:read"],
+        });
+        let token = seal(Algorithm::Rs256, r#"{"alg":"RS256","kid":"RS256"}"#, claims.to_string());
+        assert_eq!(refused(&verifier, &token), None);
+        for name in ["alice@acme.example", "00u1"] {
+            let revocation = Revocation::subject(&id, &Subject::new(name), now());
+            revocations.revoke(&revocation, now()).unwrap();
+            assert_eq!(refused(&verifier, &token), Some(TokenError::Revoked), "{name}");
+            assert!(revocations.forget(&revocation));
+        }
+    }
+
+    #[test]
     fn a_revocation_hits_the_current_actor_too_and_no_earlier_one() {
         const OTHER: &str = "https://other.example/";
         let other = Issuer::oauth(OTHER, "https://api.example").with_keys(public_keys());
