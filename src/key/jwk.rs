@@ -539,7 +539,12 @@ mod tests {
     }
 
     #[test]
-    fn a_kid_has_a_bound_and_a_curve_its_width() {
+    fn a_key_and_its_kid_have_bounds_and_a_curve_its_width() {
+        let padded = |size: usize| {
+            let key = ec().to_string();
+            Jwk::from_json(&(key.clone() + &" ".repeat(size - key.len()))).is_ok()
+        };
+        assert!(padded(MAX_DOCUMENT) && !padded(MAX_DOCUMENT + 1));
         let read =
             |change: Value| Jwk::from_json(&with(&ec(), change).to_string()).err().map(|error| error.to_string());
         assert_eq!(read(json!({"kid": "k".repeat(256)})), None);
