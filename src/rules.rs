@@ -88,7 +88,9 @@ impl Access {
     /// this parameter of the template, byte for byte as the router decoded it. Whoever is of another tenant or of none is refused like
     /// somebody who lacks scope, and an anonymous caller is asked for a token.
     ///
-    /// A tenant's name is unique only beside its issuer: with several issuers that name tenants, let the policy compare both.
+    /// A tenant's name is unique only beside its issuer. In a [`Stack`](crate::Stack) that accepts several issuers which name tenants, or
+    /// issuers that are [looked up](crate::token::ResolvedIssuers), it is therefore a [`ConfigError`]: let the policy compare both there. A
+    /// [`RouteLayer`](crate::layer::RouteLayer) on its own does not know the issuers and cannot tell.
     ///
     /// A template that has no such parameter is a [`ConfigError`], and so is any use with [`public`] and gRPC methods, which have none.
     #[must_use]
@@ -279,9 +281,12 @@ impl Rules {
     pub fn into_table(self) -> Result<RuleTable, ConfigError> {
         self.check()?;
         let mut rows = HashMap::with_capacity(self.rows.len());
-        let mut conceals = false;
-        for (key, access) in self.rows {
+        let (mut conceals, mut tenant_row) = (false, None);
+        for (number, (key, access)) in self.rows.into_iter().enumerate() {
             conceals |= access.concealed;
+            if access.tenant_param.is_some() && tenant_row.is_none() {
+                tenant_row = Some((number, key.clone()));
+            }
             rows.insert(
                 key,
                 Arc::new(Rule {
@@ -291,7 +296,7 @@ impl Rules {
                 }),
             );
         }
-        Ok(RuleTable(Arc::new(Table { rows, conceals })))
+        Ok(RuleTable(Arc::new(Table { rows, conceals, tenant_row })))
     }
 }
 
@@ -398,6 +403,8 @@ pub struct RuleTable(Arc<Table>);
 struct Table {
     rows: HashMap<RouteKey, Arc<Rule>>,
     conceals: bool,
+    /// The first row that compares tenants.
+    tenant_row: Option<(usize, RouteKey)>,
 }
 
 impl RuleTable {
@@ -411,6 +418,11 @@ impl RuleTable {
     #[must_use]
     pub fn conceals_absent_routes(&self) -> bool {
         self.0.conceals
+    }
+
+    /// The first row that compares tenants, and its number.
+    pub(crate) fn tenant_row(&self) -> Option<&(usize, RouteKey)> {
+        self.0.tenant_row.as_ref()
     }
 }
 

@@ -188,11 +188,12 @@ pub(super) const MAX_ACTORS: usize = 5;
 
 /// Claims that identify, entitle or limit somebody, here or at some issuer, or tell another kind of token.
 #[rustfmt::skip]
-const RESERVED: [&str; 50] = [
-    "acr", "act", "actort", "amr", "appid", "at_hash", "aud", "auth_time", "authorization_details", "azp", "c_hash", "cid",
-    "client_id", "client_profile", "cnf", "entitlements", "events", "exp", "groups", "gty", "iat", "idtyp", "iss", "jti", "may_act",
-    "nbf", "nonce", "oid", "org_id", "org_name", "permissions", "rctx", "realm_access", "req_wl", "resource_access", "roles",
-    "scope", "scp", "sid", "sub", "sub_id", "sub_profile", "tctx", "tid", "token_use", "txn", "typ", "uid", "username", "wids",
+const RESERVED: [&str; 55] = [
+    "acr", "act", "actort", "amr", "appid", "at_hash", "ath", "aud", "auth_time", "authorization_details", "azp",
+    "c_hash", "cid", "client_id", "client_profile", "cnf", "entitlements", "events", "exp", "groups", "gty", "htm",
+    "htu", "iat", "idtyp", "iss", "jti", "may_act", "nbf", "nonce", "oid", "org_id", "org_name", "permissions",
+    "rctx", "realm_access", "req_wl", "resource_access", "roles", "s_hash", "scope", "scp", "sid", "sub", "sub_id",
+    "sub_profile", "tctx", "tid", "token_introspection", "token_use", "txn", "typ", "uid", "username", "wids",
 ];
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     Issuer, ResolveError, ResolveIssuer, ResolveRequest, ResolvedIssuers, ResolvedMetrics, TokenError,
-    resolve::Settings, verifier::Trusted,
+    resolve::Settings, trusted::Trusted,
 };
 #[cfg(feature = "remote-jwks")]
 use crate::outbound::{Outbound, OutboundBuilder};

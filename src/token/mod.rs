@@ -5,6 +5,7 @@
 //! What is signed and no access token (a security event, a webhook, a bundle) is for [`jws::verify`], which the verifier stands on.
 
 mod bearer;
+mod candidate;
 mod claims;
 mod directory;
 mod error;
@@ -14,6 +15,7 @@ mod reader;
 mod resolve;
 #[cfg(test)]
 pub(crate) mod test_tokens;
+mod trusted;
 mod validate;
 mod verified;
 mod verifier;

@@ -1,27 +1,21 @@
-use std::{
-    borrow::Cow,
-    collections::{HashMap, HashSet},
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+mod builder;
 
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+pub use self::builder::VerifierBuilder;
 use super::{
     AccessToken, Claimed, Issuer, ResolvedIssuers, ResolvedMetrics, TokenError, VerifiedToken,
-    claims::CLAIMED,
-    directory::{Answer, Directory, Tenant},
-    issuer::{Expectations, KeyMode, KeyOrigin, SpiffeId},
-    jws::Jws,
-    verified::Parts,
+    candidate::{Candidate, Examined, NamedIssuer, Unresolved, Unverified},
+    directory::Directory,
+    trusted::{Proof, Trusted},
 };
 use crate::{
     ConfigError,
     health::Health,
-    json::Found,
-    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyError, KeyErrorKind, Lookup, Metrics, SharedSecret},
+    key::{KeyError, KeyErrorKind, Lookup, Metrics},
     principal::{Actor, Audience, IssuerId},
     revocation::{Presented, RevocationList},
-    time::{Clock, SystemClock, UnixTime},
+    time::{Clock, UnixTime},
 };
 
 /// Verifies access tokens of the configured issuers: the one source of [`VerifiedToken`]s.
@@ -65,27 +59,9 @@ struct Trust {
     by_id: HashMap<IssuerId, Arc<Trusted>>,
     /// Of the names that are not in `by_id`.
     directory: Option<Arc<Directory>>,
+    clock: Arc<dyn Clock>,
     max_token_size: usize,
     revocations: Option<RevocationList>,
-}
-
-/// An issuer whose configuration was checked, and its keys.
-pub(super) struct Trusted {
-    expectations: Expectations,
-    keys: Keys,
-    key_origin: KeyOrigin,
-}
-
-/// Public keys or one secret: there is no issuer that could have both.
-enum Keys {
-    Public(Arc<Cache>),
-    Secret(SharedSecret),
-}
-
-/// What has to show that the issuer made the token.
-enum Proof<'a> {
-    Signature(&'a Arc<Cache>, Algorithm),
-    Mac(&'a SharedSecret),
 }
 
 impl Verifier {
@@ -103,17 +79,12 @@ impl Verifier {
     }
 
     pub(crate) fn builder_of(issuers: Vec<Issuer>) -> VerifierBuilder {
-        VerifierBuilder {
-            issuers,
-            resolved: None,
-            clock: Arc::new(SystemClock),
-            max_token_size: DEFAULT_TOKEN_SIZE,
-            revocations: None,
-        }
+        VerifierBuilder::new(issuers)
     }
 
     /// Verifies a token as of `now`, and waits for the issuer's keys where that may bring the one that is missing, and for the look-up
-    /// of an issuer that is not in memory.
+    /// of an issuer that is not in memory. The time that it waits, by the [clock](VerifierBuilder::with_clock), is added to `now`: a token
+    /// that expires meanwhile has expired.
     ///
     /// Dropping the future cancels no key refresh and no look-up.
     ///
@@ -121,6 +92,7 @@ impl Verifier {
     ///
     /// [`TokenError`], the first that applies in the order of its variants.
     pub async fn verify(&self, token: &AccessToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
+        let started = self.0.clock.elapsed();
         let mut buffer = Vec::new();
         let unverified = Unverified::read(token, self.0.max_token_size, &mut buffer)?;
         let candidate = match self.0.examine(&unverified)? {
@@ -130,7 +102,10 @@ impl Verifier {
         let issuer = Arc::clone(&candidate.issuer);
         let (keys, algorithm) = match issuer.proof(candidate.jws)? {
             Proof::Signature(keys, algorithm) => (keys, algorithm),
-            Proof::Mac(secret) => return self.0.admit(&issuer, candidate.verify_mac(secret, now), now),
+            Proof::Mac(secret) => {
+                let now = self.0.after_waiting(now, started);
+                return self.0.admit(&issuer, candidate.verify_mac(secret, now), now);
+            }
         };
         let kid = candidate.kid();
         let keys = match keys.lookup(kid, algorithm) {
@@ -140,6 +115,7 @@ impl Verifier {
             }
             settled => settled,
         };
+        let now = self.0.after_waiting(now, started);
         match keys {
             Lookup::Keys(keys) => self.0.admit(&issuer, candidate.verify(&keys, algorithm, now), now),
             Lookup::Unknown => Err(TokenError::UnknownKey),
@@ -241,6 +217,12 @@ impl Verifier {
         self.0.directory.is_some()
     }
 
+    /// Whether two tenants of one name may be two parties: where more than one issuer names tenants, or one that nobody knows yet may.
+    pub(crate) fn mixes_tenants(&self) -> bool {
+        let naming = self.0.issuers.iter().filter(|issuer| !issuer.expectations.profile.tenant.is_empty());
+        self.resolves() || naming.count() > 1
+    }
+
     /// The configured issuers whose tokens are accepted, in the order of configuration.
     pub fn issuers(&self) -> impl Iterator<Item = &IssuerId> {
         self.0.issuers.iter().flat_map(|issuer| &issuer.expectations.ids)
@@ -262,6 +244,11 @@ impl fmt::Debug for Verifier {
 }
 
 impl Trust {
+    /// A token may expire while its keys are waited for.
+    fn after_waiting(&self, now: UnixTime, started: Duration) -> UnixTime {
+        now.saturating_add(self.clock.elapsed().saturating_sub(started))
+    }
+
     /// `None` when keys or the look-up of the issuer have to be waited for.
     fn decide_now(&self, unverified: &Unverified<'_>, now: UnixTime) -> Result<Option<VerifiedToken>, TokenError> {
         let candidate = match self.examine(unverified)? {
@@ -346,338 +333,6 @@ pub(crate) struct Refused {
     pub(crate) claimed: Claimed,
 }
 
-/// A token in good form. No word of it is verified.
-struct Unverified<'a> {
-    jws: Jws<'a>,
-    /// Nothing else is kept of claims that nobody has signed: they are read whole when somebody has.
-    claims: [Option<Found<'a>>; CLAIMED.len()],
-}
-
-impl<'a> Unverified<'a> {
-    /// What comes out borrows the token and the buffer that it is decoded into.
-    fn read(token: &'a AccessToken, max_size: usize, buffer: &'a mut Vec<u8>) -> Result<Self, TokenError> {
-        let jws = Jws::parse(token.as_bytes(), max_size, buffer)?;
-        let claims = jws.claims_named(CLAIMED)?;
-        Ok(Self { jws, claims })
-    }
-
-    fn claimed(&self) -> Claimed {
-        Claimed::of_read(&self.jws, &self.claims)
-    }
-}
-
-/// The issuer that a token claims.
-struct NamedIssuer<'a> {
-    /// `iss`, or, without one, the trust domain of a SPIFFE ID in `sub`.
-    name: Cow<'a, str>,
-    is_trust_domain: bool,
-}
-
-impl<'a> NamedIssuer<'a> {
-    fn of(unverified: &'a Unverified<'_>) -> Result<Self, TokenError> {
-        match &unverified.claims {
-            [Some(Found::Text(name)), ..] => Ok(Self { name: name.as_ref().into(), is_trust_domain: false }),
-            [None, Some(Found::Text(subject)), ..] => match SpiffeId::parse(subject) {
-                Some(id) => Ok(Self { name: id.issuer().to_owned().into(), is_trust_domain: true }),
-                None => Err(TokenError::UnknownIssuer),
-            },
-            _ => Err(TokenError::UnknownIssuer),
-        }
-    }
-}
-
-enum Examined<'a> {
-    Candidate(Candidate<'a>),
-    Unresolved(Unresolved<'a>),
-}
-
-/// A token in good form whose issuer has to be looked up.
-struct Unresolved<'a> {
-    jws: &'a Jws<'a>,
-    named: NamedIssuer<'a>,
-    directory: &'a Arc<Directory>,
-}
-
-impl<'a> Unresolved<'a> {
-    async fn resolve(self) -> Result<Candidate<'a>, TokenError> {
-        let answer = self.directory.resolve(self.named.name.as_ref().into()).await;
-        Candidate::of_tenant(self.jws, &self.named, self.directory, answer)
-    }
-}
-
-impl Trusted {
-    /// Checks the configuration and starts to load keys. `revocable` is the longest life of a token that the list of revocations is
-    /// good for.
-    fn new(issuer: Issuer, clock: &Arc<dyn Clock>, revocable: Option<Duration>) -> Result<Self, ConfigError> {
-        let key_origin = issuer.key_origin();
-        Self::renewed(issuer, key_origin, clock, revocable, None)
-    }
-
-    /// As [`new`](Self::new), but keys that `earlier` has from the same place are used on.
-    pub(super) fn renewed(
-        issuer: Issuer,
-        key_origin: KeyOrigin,
-        clock: &Arc<dyn Clock>,
-        revocable: Option<Duration>,
-        earlier: Option<&Self>,
-    ) -> Result<Self, ConfigError> {
-        let (name, settings) = (issuer.url().to_owned(), issuer.key_cache().clone());
-        let (expectations, mode) = issuer.into_parts()?;
-        check_lifetime(&expectations, revocable)?;
-        let earlier = earlier.filter(|earlier| earlier.key_origin.is_same_as(&key_origin)).and_then(Self::cache);
-        let keys = match (mode, earlier) {
-            (KeyMode::Secret(secret), _) => Keys::Secret(secret),
-            (KeyMode::Source(_), Some(cache)) => Keys::Public(Arc::clone(cache)),
-            (KeyMode::Source(source), None) => Keys::Public(Cache::new(source, name, settings, Arc::clone(clock))?),
-        };
-        Ok(Self { expectations, keys, key_origin })
-    }
-
-    /// The issuer's own keys decide what a signature has to be, and the header may only agree.
-    fn proof(&self, jws: &Jws<'_>) -> Result<Proof<'_>, TokenError> {
-        match &self.keys {
-            Keys::Public(keys) => Ok(Proof::Signature(keys, jws.algorithm(&self.expectations.algorithms)?)),
-            Keys::Secret(secret) if jws.header.alg == "HS256" => Ok(Proof::Mac(secret)),
-            Keys::Secret(_) => Err(TokenError::Algorithm),
-        }
-    }
-
-    fn cache(&self) -> Option<&Arc<Cache>> {
-        match &self.keys {
-            Keys::Public(keys) => Some(keys),
-            Keys::Secret(_) => None,
-        }
-    }
-}
-
-/// A token in good form that names one of our issuers. Its signature is not verified yet.
-struct Candidate<'a> {
-    jws: &'a Jws<'a>,
-    /// The one of its names that the token gives.
-    id: IssuerId,
-    issuer: Arc<Trusted>,
-    /// Who is to be told that the issuer is in use.
-    tenant: Option<(&'a Directory, Arc<Tenant>)>,
-}
-
-impl<'a> Candidate<'a> {
-    fn of_tenant(
-        jws: &'a Jws<'a>,
-        named: &NamedIssuer<'_>,
-        directory: &'a Directory,
-        answer: Answer,
-    ) -> Result<Self, TokenError> {
-        let tenant = answer?;
-        let (id, issuer) = (tenant.id.clone(), Arc::clone(&tenant.trusted));
-        Self::new(jws, named, id, issuer, Some((directory, tenant)))
-    }
-
-    fn new(
-        jws: &'a Jws<'a>,
-        named: &NamedIssuer<'_>,
-        id: IssuerId,
-        issuer: Arc<Trusted>,
-        tenant: Option<(&'a Directory, Arc<Tenant>)>,
-    ) -> Result<Self, TokenError> {
-        let Expectations { profile, ids, .. } = &issuer.expectations;
-        if named.is_trust_domain && !profile.is_svid {
-            return Err(TokenError::UnknownIssuer);
-        }
-        if !profile.accepts_type(jws.header.typ.as_deref()) {
-            return Err(TokenError::Type);
-        }
-        // JWT-SVID §2: other header parameters are not for SVIDs.
-        if profile.is_svid && jws.header.has_others {
-            return Err(TokenError::HeaderParameter("more than alg, kid, typ"));
-        }
-        issuer.proof(jws)?;
-        // A trust domain is one party, whatever its SVIDs have in `iss`.
-        let id = ids.first().filter(|_| profile.is_svid).cloned().unwrap_or(id);
-        Ok(Self { jws, id, issuer, tenant })
-    }
-
-    fn kid(&self) -> Option<&str> {
-        self.jws.header.kid.as_deref()
-    }
-
-    /// The signature before any claim: of a forged token it matters not whether it has expired.
-    fn verify(self, keys: &JwkSet, algorithm: Algorithm, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        let keys = self.issuer.expectations.keys_for(&self.id, keys);
-        let most = if self.jws.segments.signed_len() > LARGE { MOST_KEYS_OF_LARGE } else { usize::MAX };
-        let key = self.jws.signing_key(algorithm, keys.candidates(self.kid(), algorithm).take(most))?.clone();
-        self.accept(Some(&key), now)
-    }
-
-    fn verify_mac(self, secret: &SharedSecret, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        if !self.jws.is_made_with(secret) {
-            return Err(TokenError::Signature);
-        }
-        self.accept(None, now)
-    }
-
-    /// After the signature: `key` made it, or the secret did, of which there is nothing to tell.
-    fn accept(self, key: Option<&Jwk>, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        if let Some((directory, tenant)) = &self.tenant {
-            directory.confirm(tenant);
-        }
-        let thumbprint = self.jws.segments.thumbprint();
-        let claims = self.jws.claims()?;
-        let accepted = self.issuer.expectations.accept(&self.id, &claims, now, &thumbprint)?;
-        Ok(VerifiedToken::from_verification(Parts {
-            principal: accepted.principal,
-            issuer: self.id,
-            audience: accepted.audience,
-            token_id: accepted.token_id,
-            session_id: accepted.session_id,
-            expires_at: accepted.expires_at,
-            not_before: accepted.not_before,
-            issued_at: accepted.issued_at,
-            thumbprint,
-            key_id: key.and_then(Jwk::kid).cloned(),
-            key_thumbprint: key.map(Jwk::thumbprint).cloned(),
-            claims,
-        }))
-    }
-}
-
-/// Builds a [`Verifier`].
-pub struct VerifierBuilder {
-    issuers: Vec<Issuer>,
-    resolved: Option<ResolvedIssuers>,
-    clock: Arc<dyn Clock>,
-    max_token_size: usize,
-    revocations: Option<RevocationList>,
-}
-
-impl VerifierBuilder {
-    /// Accepts the tokens of one more issuer. Each has its own keys, audiences and rules; a token is judged by those of the issuer
-    /// that it names.
-    #[must_use]
-    pub fn add_issuer(mut self, issuer: Issuer) -> Self {
-        self.issuers.push(issuer);
-        self
-    }
-
-    /// Also accepts the tokens of issuers that are looked up when a token names them. The configured ones go first; of their tokens the
-    /// resolver hears nothing.
-    #[must_use]
-    pub fn with_resolved_issuers(mut self, issuers: ResolvedIssuers) -> Self {
-        self.resolved = Some(issuers);
-        self
-    }
-
-    /// The clock that the key caches measure freshness with. Default [`SystemClock`]. The time that tokens are judged by is the `now` of
-    /// each call.
-    #[must_use]
-    pub fn with_clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Arc::new(clock);
-        self
-    }
-
-    /// The longest token that is looked at, in bytes. Default 16 KiB; from 1 KiB to 1 MiB.
-    #[must_use]
-    pub const fn with_max_token_size(mut self, bytes: usize) -> Self {
-        self.max_token_size = bytes;
-        self
-    }
-
-    /// Refuses what is on this list, which others may go on filling. Default none: a token is good until it expires.
-    #[must_use]
-    pub fn with_revocations(mut self, revocations: RevocationList) -> Self {
-        self.revocations = Some(revocations);
-        self
-    }
-
-    /// Checks the configuration and starts to load keys. An issuer that is away is no error: its tokens are answered
-    /// [`KeysUnavailable`](TokenError::KeysUnavailable) (503) until it is back. [`build_with_keys`](Self::build_with_keys) waits instead.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`] names the field at fault: an issuer that is no https URL (http is for loopback alone) or is configured twice, a
-    /// blank audience, no algorithm, leeway over 120 s, a lifetime or an age out of bounds or longer than the list of revocations is good
-    /// for, a switch that means nothing at this kind of issuer, a token size out of bounds, a feature that is missing; for keys that come
-    /// over the network, and for issuers that are looked up, also the lack of a Tokio runtime.
-    pub fn build(self) -> Result<Verifier, ConfigError> {
-        if !IS_CRYPTO_AVAILABLE {
-            return Err(ConfigError::FeatureMissing { field: "verifier".into(), feature: "aws-lc-rs" });
-        }
-        if !TOKEN_SIZES.contains(&self.max_token_size) {
-            let remedy = "choose from 1024 to 1048576 bytes; servers cut headers off long before that";
-            return Err(ConfigError::invalid("verifier.max_token_size", self.max_token_size.to_string(), remedy));
-        }
-        let mut issuers: Vec<Arc<Trusted>> = Vec::new();
-        let mut by_id = HashMap::new();
-        let mut seeds = HashSet::new();
-        let revocable = self.revocations.as_ref().map(RevocationList::max_lifetime);
-        for issuer in self.issuers {
-            if let Some(path) = issuer.key_cache().seed()
-                && !seeds.insert(path.clone())
-            {
-                let remedy = "give each issuer a file of its own: one would overwrite the other's keys";
-                return Err(ConfigError::invalid("issuer.key_cache", path.display().to_string(), remedy));
-            }
-            let trusted = Arc::new(Trusted::new(issuer, &self.clock, revocable)?);
-            for id in &trusted.expectations.ids {
-                if by_id.insert(id.clone(), Arc::clone(&trusted)).is_some() {
-                    let remedy = "configure each issuer once; `add_audience` accepts more audiences";
-                    return Err(ConfigError::invalid("issuer.url", id.as_str(), remedy));
-                }
-            }
-            issuers.push(trusted);
-        }
-        let directory = self.resolved.map(|issuers| Directory::new(issuers, self.clock, revocable)).transpose()?;
-        Ok(Verifier(Arc::new(Trust {
-            issuers,
-            by_id,
-            directory,
-            max_token_size: self.max_token_size,
-            revocations: self.revocations,
-        })))
-    }
-
-    /// As [`build`](Self::build), and waits until the keys of every issuer are there: for a service that must not start without them.
-    /// A load that fails is tried again, with the usual backoff, until the deadline. Keys of a seed
-    /// ([`CacheSettings::with_seed`](crate::key::CacheSettings::with_seed)) count once the first load has failed.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`build`](Self::build), and [`ConfigError::Unusable`] when the deadline has passed: it names the first issuer whose keys are
-    /// not there, the kind of the last failure, and the remedy.
-    pub async fn build_with_keys(self, deadline: Duration) -> Result<Verifier, ConfigError> {
-        let verifier = self.build()?;
-        verifier.await_keys(deadline).await?;
-        Ok(verifier)
-    }
-}
-
-impl fmt::Debug for VerifierBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifierBuilder")
-            .field("issuers", &self.issuers)
-            .field("max_token_size", &self.max_token_size)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A revocation that is forgotten before its tokens have expired would let them in again.
-fn check_lifetime(expectations: &Expectations, revocable: Option<Duration>) -> Result<(), ConfigError> {
-    match revocable {
-        Some(covered) if covered < expectations.max_lifetime => {
-            let remedy = format!("raise it to {:?}, the longest life of an issuer's tokens", expectations.max_lifetime);
-            Err(ConfigError::invalid("revocations.max_lifetime", format!("{covered:?}"), remedy))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A token is refused at the cost of four verifications or less. Odd claims of this size are read in the time of one or two, so
-/// fewer keys than the set would give are tried: enough for one that is about to be replaced.
-const LARGE: usize = 4 * 1024;
-const MOST_KEYS_OF_LARGE: usize = 2;
-
-const DEFAULT_TOKEN_SIZE: usize = 16 * 1024;
-const TOKEN_SIZES: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -695,11 +350,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        key::{CacheSettings, KeyError, KeySource, LoadRequest, LoadedKeys, VERIFICATIONS},
+        key::{Algorithm, CacheSettings, JwkSet, KeySource, LoadRequest, LoadedKeys, SharedSecret, VERIFICATIONS},
         principal::{ClientId, SessionId, Subject, TokenId},
         revocation::Revocation,
-        token::test_tokens::{
-            NOW, base64url, header, now, public_bytes, public_key, public_keys, seal, sign, token, with,
+        token::{
+            candidate::LARGE,
+            test_tokens::{
+                NOW, base64url, header, now, public_bytes, public_key, public_keys, seal, sign, token, with,
+            },
         },
     };
 

@@ -217,6 +217,13 @@ impl StackBuilder {
                 .build()?
             }
         };
+        if let Some((row, key)) = rules.tenant_row()
+            && verifier.mixes_tenants()
+        {
+            let remedy = "two issuers may give one name to two tenants: drop the tenant parameter and let the policy compare issuer and \
+                          tenant, or give the routes of each issuer a stack of their own";
+            return Err(ConfigError::invalid(format!("rules[{row}]"), key.to_string(), remedy));
+        }
         let (trail, mode, service, clock) = (self.audit, self.mode, self.service, self.clock);
         Ok(Checked { rules, rule_text, denial, refusals, authorize, verifier, trail, mode, service, clock })
     }

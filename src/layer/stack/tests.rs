@@ -350,3 +350,22 @@ async fn who_waits_for_keys_has_revocations_too() {
         revocations.revoke(&ada, now()).unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_tenant_parameter_needs_tenants_of_one_issuer() {
+    let build = |issuers: [Issuer; 2], tenants_in_path: bool| {
+        let access = policy_only();
+        let access = if tenants_in_path { access.with_tenant_param("org") } else { access };
+        let rules = Rules::new().get("/jobs", policy_only()).get("/orgs/{org}", access);
+        let [first, second] = issuers;
+        Stack::builder(first, rules, deny_all(), Memory::new()).add_issuer(second).build().map(drop)
+    };
+    let acme = || Issuer::auth0("acme.eu.auth0.com", "https://api.example").with_keys(public_keys());
+    let evil = || Issuer::auth0("evil.eu.auth0.com", "https://api.example").with_keys(public_keys());
+    build([acme(), evil()], false).unwrap();
+    build([acme(), issuer()], true).expect("tokens of a plain issuer name no tenant");
+    let error = build([acme(), evil()], true).unwrap_err();
+    assert_eq!(error.field(), "rules[1]");
+    assert!(error.to_string().contains("/orgs/{org}"), "{error}");
+    assert!(error.to_string().contains("drop the tenant parameter"), "{error}");
+}

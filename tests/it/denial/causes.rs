@@ -162,6 +162,9 @@ pub fn causes(world: &World) -> Vec<Cause> {
         token("another tenant", "token_tenant", world.organized.token().claim("org_id", "org_2").mint()),
         token("an ID token", "token_wrong_kind", good().claim("nonce", "n").mint()),
         token("too old", "token_too_old", good().claim("iat", SystemClock.now().as_secs() - 7200).mint()),
+        token("issued in the future", "token_issued_in_future", good().claim("iat", 4_000_000_000_u64).mint()),
+        token("lives for too long", "token_lifetime", good().claim("exp", 4_000_000_000_u64).mint()),
+        token("a claim of another type", "token_claim_malformed", good().claim("exp", "soon").mint()),
         token("another typ", "token_type", good().typ("JWT").mint()),
         token(
             "bound to a key",
