@@ -90,7 +90,8 @@ impl Api {
 }
 
 async fn its_tokens_are_verified_whatever_signs_them(script: Script) {
-    for algorithm in ["RS256", "PS256", "ES256", "ES384", "EdDSA"] {
+    let algorithms = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"];
+    for algorithm in algorithms {
         let provider = Provider::start(&script, 0, algorithm).await;
         let api = Api::for_tokens_of(&provider, AUDIENCE);
         let token = provider.token("jobs:read").await;

@@ -26,11 +26,17 @@ import Provider, { errors } from 'oidc-provider';
 console.log = console.error;
 console.info = console.error;
 
+const RSA = ['rsa', { modulusLength: 2048 }];
 const KEY_TYPES = {
-  RS256: ['rsa', { modulusLength: 2048 }],
-  PS256: ['rsa', { modulusLength: 2048 }],
+  RS256: RSA,
+  RS384: RSA,
+  RS512: RSA,
+  PS256: RSA,
+  PS384: RSA,
+  PS512: RSA,
   ES256: ['ec', { namedCurve: 'P-256' }],
   ES384: ['ec', { namedCurve: 'P-384' }],
+  ES512: ['ec', { namedCurve: 'P-521' }],
   EdDSA: ['ed25519', {}],
 };
 
