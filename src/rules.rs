@@ -19,6 +19,8 @@
 //! # Ok::<(), portcullis::ConfigError>(())
 //! ```
 
+mod access;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt,
@@ -27,88 +29,9 @@ use std::{
 
 use http::Method;
 
+pub(crate) use self::access::Metadata;
+pub use self::access::{Access, Demand, optional, policy_only, public, scopes};
 use crate::{ConfigError, route::RouteKey, scope::ScopeRequirement};
-
-/// What a row demands of a request. Made by [`scopes`], [`policy_only`], [`optional`] and [`public`].
-#[derive(Debug)]
-pub struct Access {
-    demand: Result<Demand, ConfigError>,
-    tenant_param: Option<Arc<str>>,
-    concealed: bool,
-}
-
-/// What a row demands, once checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Demand {
-    /// A verified token with this scope, and an allowing policy.
-    Scopes(ScopeRequirement),
-    /// A verified token and an allowing policy.
-    PolicyOnly,
-    /// An allowing policy. Whoever brings a token is held to it; whoever brings none is the anonymous principal.
-    Optional,
-    /// Nothing: no token is read and no policy asked.
-    Public {
-        /// Why that is right, for whoever reads the start-up report.
-        reason: Arc<str>,
-    },
-}
-
-/// Demands a verified token with this scope, and an allowing policy.
-#[must_use]
-pub fn scopes(requirement: impl Into<Result<ScopeRequirement, ConfigError>>) -> Access {
-    Access::to(requirement.into().map(Demand::Scopes))
-}
-
-/// Demands a verified token of any scope, and an allowing policy.
-#[must_use]
-pub fn policy_only() -> Access {
-    Access::to(Ok(Demand::PolicyOnly))
-}
-
-/// Lets requests without credentials through to the policy, as the anonymous principal. A token that is present must verify.
-#[must_use]
-pub fn optional() -> Access {
-    Access::to(Ok(Demand::Optional))
-}
-
-/// Lets everybody through: no token is read, no policy asked. `reason` says why that is right and stands in the start-up
-/// report. Only for exact routes: a template with a parameter or wildcard is a [`ConfigError`].
-#[must_use]
-pub fn public(reason: impl Into<Arc<str>>) -> Access {
-    Access::to(Ok(Demand::Public { reason: reason.into() }))
-}
-
-impl Access {
-    const fn to(demand: Result<Demand, ConfigError>) -> Self {
-        Self { demand, tenant_param: None, concealed: false }
-    }
-
-    /// Demands that the token's tenant ([`Principal::tenant`](crate::principal::Principal::tenant)) be the one that the path names with
-    /// this parameter of the template, byte for byte as the router decoded it. Whoever is of another tenant or of none is refused like
-    /// somebody who lacks scope, and an anonymous caller is asked for a token.
-    ///
-    /// A tenant's name is unique only beside its issuer. In a [`Stack`](crate::Stack) that accepts several issuers which name tenants, or
-    /// issuers that are [looked up](crate::token::ResolvedIssuers), it is therefore a [`ConfigError`]: let the policy compare both there. A
-    /// [`RouteLayer`](crate::layer::RouteLayer) on its own does not know the issuers and cannot tell.
-    ///
-    /// A template that has no such parameter is a [`ConfigError`], and so is any use with [`public`] and gRPC methods, which have none.
-    #[must_use]
-    pub fn with_tenant_param(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.tenant_param = Some(name.into());
-        self
-    }
-
-    /// Hides the route from those who may not use it: its scope and policy refusals are 404 (gRPC 5) instead of 403.
-    ///
-    /// As soon as one row is concealed, a valid token on a route that does not exist gets the same 404, so that the
-    /// hidden route cannot be told from an absent one.
-    #[must_use]
-    pub fn concealed(mut self) -> Self {
-        self.concealed = true;
-        self
-    }
-}
 
 /// What one route demands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +39,7 @@ pub struct Rule {
     demand: Demand,
     tenant_param: Option<Arc<str>>,
     concealed: bool,
+    metadata: Metadata,
 }
 
 impl Rule {
@@ -144,6 +68,11 @@ impl Rule {
     #[must_use]
     pub fn tenant_param(&self) -> Option<&str> {
         self.tenant_param.as_deref()
+    }
+
+    /// What the policy is told about the route.
+    pub(crate) const fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     /// The tenant that the path names, where the rule demands one. `None` when no parameter names it, or several that differ: then
@@ -235,6 +164,7 @@ impl Rules {
             let field = || format!("rules[{index}]");
             check_key(key).map_err(|remedy| ConfigError::invalid(field(), key.to_string(), remedy))?;
             check_tenant(key, access).map_err(|remedy| ConfigError::invalid(field(), key.to_string(), remedy))?;
+            check_metadata(access).map_err(|remedy| ConfigError::invalid(field(), key.to_string(), remedy))?;
             match &access.demand {
                 Ok(Demand::Public { reason }) => {
                     if key.has_parameter() {
@@ -277,7 +207,8 @@ impl Rules {
     ///
     /// [`ConfigError::Invalid`] with the row's number for: a template that does not start with `/`, an empty or odd gRPC
     /// method, a template that has two parameters of one name, a scope requirement that did not build, a tenant parameter that the
-    /// template does not have, a `public` row with a parameter, a wildcard or no reason, two rows for one route.
+    /// template does not have, a blank action, resource type or attribute, a `public` row with a parameter, a wildcard, no reason or
+    /// something that only a policy would read, two rows for one route.
     pub fn into_table(self) -> Result<RuleTable, ConfigError> {
         self.check()?;
         let mut rows = HashMap::with_capacity(self.rows.len());
@@ -293,6 +224,7 @@ impl Rules {
                     demand: access.demand?,
                     tenant_param: access.tenant_param,
                     concealed: access.concealed,
+                    metadata: access.metadata,
                 }),
             );
         }
@@ -348,6 +280,19 @@ fn check_tenant(key: &RouteKey, access: &Access) -> Result<(), &'static str> {
     }
 }
 
+fn check_metadata(access: &Access) -> Result<(), &'static str> {
+    let Metadata { action, resource_type, attributes } = &access.metadata;
+    let mut names = action.iter().chain(resource_type).chain(attributes.keys());
+    if names.any(|name| name.trim().is_empty()) {
+        return Err("give actions, resource types and attributes a name that is not blank");
+    }
+    let is_public = matches!(access.demand, Ok(Demand::Public { .. }));
+    if is_public && access.metadata != Metadata::default() {
+        return Err("no policy is asked on a public route: drop what only a policy would read");
+    }
+    Ok(())
+}
+
 /// What stands in braces, in the template's order; a wildcard with its star. Doubled braces are literal ones.
 fn parameters(template: &str) -> impl Iterator<Item = &str> {
     let mut rest = template;
@@ -378,20 +323,12 @@ impl fmt::Display for Rules {
             if let Some(name) = &access.tenant_param {
                 write!(f, "  (tenant must be {{{name}}})")?;
             }
+            if let Some(action) = &access.metadata.action {
+                write!(f, "  (action {action})")?;
+            }
             writeln!(f, "{}", if access.concealed { "  (concealed)" } else { "" })?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for Demand {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Scopes(requirement) => write!(f, "token with {requirement}, then policy"),
-            Self::PolicyOnly => f.write_str("token, then policy"),
-            Self::Optional => f.write_str("token if present, then policy"),
-            Self::Public { reason } => write!(f, "public: {reason}"),
-        }
     }
 }
 
@@ -488,6 +425,11 @@ mod tests {
             (Rules::new().get("/{org}", policy_only().with_tenant_param("")), "rules[0]", "without braces"),
             (Rules::new().get("/livez", public("x").with_tenant_param("org")), "rules[0]", "public route"),
             (Rules::new().grpc("jobs.v1.Jobs/List", policy_only().with_tenant_param("org")), "rules[0]", "gRPC"),
+            (Rules::new().get("/a", policy_only().with_action(" ")), "rules[0]", "not blank"),
+            (Rules::new().get("/a", policy_only().with_resource_type("")), "rules[0]", "not blank"),
+            (Rules::new().get("/a", policy_only().add_attribute("", 1)), "rules[0]", "not blank"),
+            (Rules::new().get("/a", public("x").add_attribute("a", 1)), "rules[0]", "public route"),
+            (Rules::new().get("/a", public("x").with_action("a")), "rules[0]", "public route"),
         ];
         for (rules, field, words) in cases {
             let (actual, text) = field_and_text(rules);

@@ -89,6 +89,8 @@ pub enum PolicyErrorKind {
     InvalidResult,
     /// The engine panicked.
     Panicked,
+    /// The question could not be put together: an enrichment failed.
+    Input,
 }
 
 impl PolicyErrorKind {
@@ -102,6 +104,7 @@ impl PolicyErrorKind {
             Self::Evaluation => "policy_evaluation_error",
             Self::InvalidResult => "policy_invalid_result",
             Self::Panicked => "policy_panicked",
+            Self::Input => "policy_input_failed",
         }
     }
 }
@@ -142,6 +145,11 @@ impl PolicyError {
         Self { kind: PolicyErrorKind::Panicked, source: None }
     }
 
+    /// The question could not be put together.
+    pub fn input(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::with_source(PolicyErrorKind::Input, source)
+    }
+
     /// What kind of failure it is.
     #[must_use]
     pub const fn kind(&self) -> PolicyErrorKind {
@@ -158,6 +166,7 @@ impl fmt::Display for PolicyError {
             PolicyErrorKind::Evaluation => "the policy engine answered with an error",
             PolicyErrorKind::InvalidResult => "the policy result is not a decision",
             PolicyErrorKind::Panicked => "the policy engine panicked",
+            PolicyErrorKind::Input => "the question for the policy could not be put together",
         })
     }
 }

@@ -1,3 +1,5 @@
+mod envoy;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, Request};
@@ -7,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::{
     principal::Principal,
     route::{Route, RouteKey, authority},
+    rules::{Metadata, Rule},
 };
 
 /// The question put to a policy: who wants to do what to which resource, under which circumstances.
@@ -85,7 +88,8 @@ pub struct ActorInput {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Action {
-    /// The HTTP method in upper case, or `package.Service/Method`.
+    /// What the rule calls it ([`Access::with_action`](crate::rules::Access::with_action)), else the HTTP method in upper case, or
+    /// `package.Service/Method`.
     pub name: String,
     /// Transport facts.
     pub properties: ActionProperties,
@@ -108,8 +112,8 @@ pub struct ActionProperties {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Resource {
-    /// `route` or `grpc_method`.
-    pub r#type: &'static str,
+    /// What the rule calls it ([`Access::with_resource_type`](crate::rules::Access::with_resource_type)), else `route` or `grpc_method`.
+    pub r#type: String,
     /// The router's template (`/jobs/{id}`), or `package.Service/Method`. Never the raw path.
     pub id: String,
     /// The concrete resource.
@@ -126,6 +130,8 @@ pub struct ResourceProperties {
     pub params: BTreeMap<String, String>,
     /// The query parameters, each name with every value; those that carry credentials are left out.
     pub query: BTreeMap<String, Vec<String>>,
+    /// What the rule says of every request on this route ([`Access::add_attribute`](crate::rules::Access::add_attribute)).
+    pub attributes: Map<String, Value>,
 }
 
 /// The circumstances.
@@ -147,6 +153,8 @@ pub struct Context {
     pub headers: BTreeMap<String, Vec<String>>,
     /// The other end of the connection.
     pub peer: Peer,
+    /// What the application adds ([`AuthorizeLayer::add_enrichment`](crate::layer::AuthorizeLayer::add_enrichment)).
+    pub attributes: Map<String, Value>,
 }
 
 /// The other end of the connection.
@@ -155,6 +163,39 @@ pub struct Context {
 pub struct Peer {
     /// Its address; `""` when the server does not tell it. Forwarded headers play no part.
     pub ip: String,
+}
+
+/// The document that a policy engine reads a [`PolicyInput`] as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InputFormat {
+    /// The members of [`PolicyInput`] under their own names, those of OpenID AuthZEN at the top.
+    #[default]
+    AuthZen,
+    /// The names of Envoy's external authorization (`envoy.service.auth.v3.CheckRequest`) with the additions of Open Policy Agent's
+    /// plugin for it, so that a policy that was written for Envoy runs unchanged: `attributes.request.http`, `parsed_path`,
+    /// `parsed_query`, the verified claims in the metadata of `envoy.filters.http.jwt_authn` (`verified_jwt`), and the whole
+    /// [`PolicyInput`] in the metadata of `portcullis`. Texts among the route's attributes are `contextExtensions`.
+    ///
+    /// Not as there: `headers` has those alone that the layer was told to pass on, never `authorization`; `scheme`, `protocol` and `body`
+    /// are empty; `path` is encoded anew from its decoded segments, without query parameters that carry credentials.
+    Envoy,
+}
+
+impl InputFormat {
+    /// What is serialized for the engine.
+    pub(crate) fn document(self, input: &PolicyInput) -> impl Serialize + use<'_> {
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Document<'a> {
+            AuthZen(&'a PolicyInput),
+            Envoy(envoy::CheckRequest<'a>),
+        }
+        match self {
+            Self::AuthZen => Document::AuthZen(input),
+            Self::Envoy => Document::Envoy(envoy::CheckRequest(input)),
+        }
+    }
 }
 
 /// Something that must stand in the request before a policy can be asked.
@@ -181,6 +222,8 @@ impl PolicyInput {
         let principal = request.extensions().get::<Principal>().ok_or(InputError::NoPrincipal)?;
         let route = request.extensions().get::<Route>().ok_or(InputError::NoRoute)?;
         let method = request.method().as_str();
+        let metadata = route.rule().map(Rule::metadata);
+        let said = |of: fn(&Metadata) -> Option<&Arc<str>>| metadata.and_then(of).map(ToString::to_string);
         let (protocol, kind, name, id) = match route.key() {
             Some(RouteKey::Grpc { method }) => ("grpc", "grpc_method", method.to_string(), method.to_string()),
             Some(RouteKey::Http { template, .. }) => ("http", "route", method.to_owned(), template.to_string()),
@@ -189,17 +232,22 @@ impl PolicyInput {
         Ok(Self {
             subject: SubjectInput::of(principal),
             action: Action {
-                name,
+                name: said(|metadata| metadata.action.as_ref()).unwrap_or(name),
                 properties: ActionProperties { protocol, method: method.to_owned() },
                 method: method.to_owned(),
             },
             resource: Resource {
-                r#type: kind,
+                r#type: said(|metadata| metadata.resource_type.as_ref()).unwrap_or_else(|| kind.to_owned()),
                 id,
                 properties: ResourceProperties {
                     path: route.path().to_vec(),
                     params: route.params().iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
                     query: query(request.uri().query().unwrap_or_default()),
+                    attributes: metadata
+                        .iter()
+                        .flat_map(|metadata| &metadata.attributes)
+                        .map(|(name, value)| (name.to_string(), value.clone()))
+                        .collect(),
                 },
             },
             context: Context {
@@ -210,6 +258,7 @@ impl PolicyInput {
                 host: authority(request.uri(), request.headers()),
                 headers: allowed(request.headers(), headers),
                 peer: Peer { ip: route.peer().map(|peer| canonical(peer.ip())).unwrap_or_default() },
+                attributes: Map::new(),
             },
         })
     }
@@ -335,9 +384,9 @@ mod tests {
                     "acr": "", "amr": [], "auth_time": 0, "claims": {}}},
                 "action": {"name": "GET", "properties": {"protocol": "http", "method": "GET"}},
                 "resource": {"type": "route", "id": "/jobs/{id}", "properties": {
-                    "path": ["jobs", "7"], "params": {"id": "7"}, "query": {"expand": ["lines", "all"]}}},
+                    "path": ["jobs", "7"], "params": {"id": "7"}, "query": {"expand": ["lines", "all"]}, "attributes": {}}},
                 "context": {"schema": "1", "request_id": "", "trace_id": "", "time_ns": 0, "host": "api.example", "headers": {},
-                    "peer": {"ip": "203.0.113.7"}}
+                    "peer": {"ip": "203.0.113.7"}, "attributes": {}}
             })
         );
     }

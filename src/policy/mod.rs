@@ -6,6 +6,7 @@
 
 mod backend;
 mod decision;
+mod enrich;
 mod fixed;
 mod input;
 #[cfg(feature = "opa")]
@@ -15,11 +16,13 @@ mod rego;
 
 pub use backend::{PolicyBackend, PolicyError, PolicyErrorKind};
 pub use decision::{Advice, Decision, DecisionId, Effect, Obligation, Permit, PolicyRevision, Refusal};
+pub(crate) use enrich::Enrichment;
+pub use enrich::RequestHead;
 pub use fixed::{Fixed, dangerous_allow_all, deny_all};
 pub(crate) use input::carries_credentials;
 pub use input::{
-    Action, ActionProperties, ActorInput, Context, InputError, Peer, PolicyInput, Resource, ResourceProperties,
-    SubjectInput, SubjectProperties,
+    Action, ActionProperties, ActorInput, Context, InputError, InputFormat, Peer, PolicyInput, Resource,
+    ResourceProperties, SubjectInput, SubjectProperties,
 };
 #[cfg(feature = "opa")]
 pub use opa::{Opa, OpaBuilder};

@@ -117,6 +117,7 @@ fn error(kind: PolicyErrorKind) -> PolicyError {
         PolicyErrorKind::Evaluation => PolicyError::evaluation(CAUSE),
         PolicyErrorKind::InvalidResult => PolicyError::invalid_result(CAUSE),
         PolicyErrorKind::Panicked => PolicyError::panicked(),
+        PolicyErrorKind::Input => PolicyError::input(CAUSE),
     }
 }
 

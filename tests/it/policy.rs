@@ -85,6 +85,7 @@ async fn every_answer_but_an_allow_is_a_refusal() {
         (Answer::Error(PolicyErrorKind::Timeout), 503, "policy_timeout"),
         (Answer::Error(PolicyErrorKind::Overloaded), 503, "policy_overloaded"),
         (Answer::Error(PolicyErrorKind::Evaluation), 503, "policy_evaluation_error"),
+        (Answer::Error(PolicyErrorKind::Input), 503, "policy_input_failed"),
         (Answer::Panic, 500, "policy_panicked"),
     ];
     let fixture = fixture(Answer::Deny, |builder| builder).await;
@@ -135,7 +136,7 @@ async fn the_policy_is_asked_about_what_was_matched_and_never_sees_a_credential(
 
     let input = serde_json::to_value(&fixture.backend.inputs()[0]).unwrap();
     assert_eq!(input["action"]["name"], "GET");
-    let resource = json!({"type": "route", "id": "/jobs/{id}", "properties": {"path": ["jobs", "a b"], "params": {"id": "a b"}, "query": {"page": ["2"]}}});
+    let resource = json!({"type": "route", "id": "/jobs/{id}", "properties": {"path": ["jobs", "a b"], "params": {"id": "a b"}, "query": {"page": ["2"]}, "attributes": {}}});
     assert_eq!(input["resource"], resource);
     assert_eq!((&input["subject"]["type"], &input["subject"]["id"]), (&json!("user"), &json!("auth0|alice")));
     let properties = &input["subject"]["properties"];

@@ -12,7 +12,7 @@ use crate::{
     audit::{Trail, trace_id},
     denial::{Reason, RequestContext},
     layer::rule::{RuleCheck, RuleMet},
-    policy::{Decision, Obligation, Permit, PolicyError, PolicyInput},
+    policy::{Decision, Enrichment, Obligation, Permit, PolicyError, PolicyInput, RequestHead},
     principal::Principal,
     route::Route,
     time::{Clock, SystemClock},
@@ -26,6 +26,7 @@ type Handler = Arc<dyn Fn(&Obligation) -> bool + Send + Sync>;
 pub(super) struct Enforcement {
     pub(super) headers: Vec<HeaderName>,
     pub(super) claims: Vec<String>,
+    pub(super) enrichments: Vec<Enrichment>,
     pub(super) obligations: HashMap<Arc<str>, Handler>,
     pub(super) clock: Arc<dyn Clock>,
     rule: Arc<RuleCheck>,
@@ -48,6 +49,12 @@ impl Enforcement {
         if let Some(token) = request.extensions().get::<VerifiedToken>() {
             let named = |name: &String| Some((name.clone(), token.claims().get(name)?.clone()));
             input.subject.properties.claims = self.claims.iter().filter_map(named).collect();
+        }
+        let head = RequestHead::of(request);
+        for enrichment in &self.enrichments {
+            guarded(|| enrichment(&head, &mut input))
+                .and_then(|enriched| enriched.map_err(PolicyError::input))
+                .map_err(|error| no_decision(&error))?;
         }
         Ok(input)
     }
@@ -76,6 +83,7 @@ impl Default for Enforcement {
         Self {
             headers: Vec::new(),
             claims: Vec::new(),
+            enrichments: Vec::new(),
             obligations: HashMap::new(),
             clock: Arc::new(SystemClock),
             rule: Arc::default(),

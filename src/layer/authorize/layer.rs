@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc};
 
 use http::{HeaderName, header};
 use tower_layer::Layer;
@@ -6,7 +6,7 @@ use tower_layer::Layer;
 use super::{Authorize, enforce::Enforcement};
 use crate::{
     ConfigError,
-    policy::{Obligation, PolicyBackend},
+    policy::{Obligation, PolicyBackend, PolicyInput, RequestHead},
     time::Clock,
 };
 
@@ -57,6 +57,26 @@ impl<P: PolicyBackend + ?Sized> AuthorizeLayer<P> {
     #[must_use]
     pub fn with_input_claims<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         Arc::make_mut(&mut self.enforcement).claims = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Lets the application add to what the policy is asked, in the order in which enrichments are added: facts that no token holds, such
+    /// as whose the order in the path is, under `context.attributes` or `resource.properties.attributes`. It runs for every request that a
+    /// policy is asked about, and must not block.
+    ///
+    /// An enrichment that returns an error is no decision (503), and one that panics an internal error: the policy is not asked with half
+    /// a question. It can change every member of the input, and nothing checks what it wrote: the token's own words are best left alone,
+    /// and credentials out, because policy engines log their input. Add the same members to every request, empty if need be: engines
+    /// disagree about the negation of what is absent.
+    #[must_use]
+    pub fn add_enrichment(
+        mut self,
+        enrichment: impl Fn(&RequestHead<'_>, &mut PolicyInput) -> Result<(), Box<dyn Error + Send + Sync>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.enforcement).enrichments.push(Arc::new(enrichment));
         self
     }
 

@@ -7,9 +7,11 @@
 //! 3. No [`Principal`](crate::principal::Principal) in the request: an internal error.
 //! 4. What the rule demands of the token, as in [`require_scope`](super::require_scope): a stack without that layer demands no
 //!    less. A route without a rule is forbidden.
-//! 5. The policy is asked with a [`PolicyInput`](crate::policy::PolicyInput). No decision: unavailable. A panic of the backend: an internal error.
-//! 6. The policy denies, or says nothing about the call: forbidden.
-//! 7. Each obligation of the decision is handed to its handler. An allow with one that was not fulfilled: forbidden.
+//! 5. What the application [adds](AuthorizeLayer::add_enrichment) to the question is gathered. Where that fails: unavailable; a panic:
+//!    an internal error.
+//! 6. The policy is asked with a [`PolicyInput`](crate::policy::PolicyInput). No decision: unavailable. A panic of the backend: an internal error.
+//! 7. The policy denies, or says nothing about the call: forbidden.
+//! 8. Each obligation of the decision is handed to its handler. An allow with one that was not fulfilled: forbidden.
 //!
 //! What goes on carries the [`Permit`](crate::policy::Permit) as a request extension. It does not read the request's body, and it
 //! decides once, when the request begins: a stream that outlives the token is not cut.
@@ -48,6 +50,11 @@
 //! let layer = AuthorizeLayer::new(Arc::new(deny_all()))
 //!     .with_obligation("notify", |obligation: &Obligation| obligation.properties.contains_key("address"))
 //!     .with_input_claims(["https://example.com/department"])
+//!     .add_enrichment(|head, input| {
+//!         let is_internal = head.headers().contains_key("x-internal");
+//!         input.context.attributes.insert("internal".to_owned(), is_internal.into());
+//!         Ok(())
+//!     })
 //!     .with_input_headers(["x-tier"])?;
 //! assert!(layer.with_input_headers(["authorization"]).is_err());
 //! # Ok::<(), portcullis::ConfigError>(())

@@ -322,6 +322,49 @@ mod tests {
     }
 
     #[test]
+    fn enrichments_add_to_the_question_one_after_the_other() {
+        let backend = now(|input| {
+            let seen = (&input.context.attributes, &input.resource.properties.attributes, &*input.action.name);
+            let owner = serde_json::json!({"owner": "ada", "of": "GET /jobs"});
+            let expected =
+                (owner.as_object().unwrap(), &Map::from_iter([("tier".to_owned(), "gold".into())]), "jobs.list");
+            Ok(if seen == expected { allow() } else { Decision::deny(PolicyRevision::new("r1")) })
+        });
+        let layer = AuthorizeLayer::new(backend)
+            .add_enrichment(|head, input| {
+                let owner = head.headers().get("x-owner").ok_or("no owner")?.to_str()?;
+                input.context.attributes.insert("owner".to_owned(), owner.into());
+                Ok(())
+            })
+            .add_enrichment(|head, input| {
+                assert!(input.context.attributes.contains_key("owner"));
+                let route = head.extensions().get::<Route>().and_then(Route::key).ok_or("no route")?;
+                input
+                    .context
+                    .attributes
+                    .insert("of".to_owned(), format!("{} {}", head.method(), route.template()).into());
+                Ok(())
+            });
+        let rule = policy_only().with_action("jobs.list").add_attribute("tier", "gold");
+        let rules = Rules::new().get("/jobs", rule).into_table().unwrap();
+        let mut request = request("/jobs", Some(principal("")));
+        let key = RouteKey::Http { method: Method::GET, template: "/jobs".into() };
+        request.extensions_mut().insert(Route::matched(&rules, key));
+        request.headers_mut().insert("x-owner", "ada".parse().unwrap());
+        assert_eq!(ask_layer(&layer, request), (None, 1));
+    }
+
+    #[test]
+    fn half_a_question_is_not_asked() {
+        let layer = AuthorizeLayer::new(now(|_| panic!("asked with half a question")));
+        let failing = layer.clone().add_enrichment(|_, _| Err("the database is away".into()));
+        let panicking = layer.add_enrichment(|_, _| panic!("a bug"));
+        let ask = |layer| ask_layer(&layer, request("/jobs", Some(principal(""))));
+        assert_eq!(ask(failing), (Some(Class::Unavailable), 0));
+        assert_eq!(ask(panicking), (Some(Class::Internal), 0));
+    }
+
+    #[test]
     fn a_caller_that_hangs_up_while_the_policy_decides_reaches_nobody() {
         let dropped = Arc::new(Mutex::new(false));
         struct Flag(Arc<Mutex<bool>>);

@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use super::{Report, Stack, warnings};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     audit::{Audit, AuditSink, Mode},
     denial::{Disclosure, Profile, RenderDenial, Renderer},
     layer::{AuthenticateLayer, AuthorizeLayer, DenialLayer, RequireScopeLayer},
-    policy::{Obligation, PolicyBackend},
+    policy::{Obligation, PolicyBackend, PolicyInput, RequestHead},
     principal::Audience,
     revocation::RevocationList,
     rules::{RuleTable, Rules},
@@ -157,6 +157,18 @@ impl StackBuilder {
     /// Names the claims that the policy may see. See [`AuthorizeLayer::with_input_claims`].
     pub fn with_input_claims<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.authorize = self.authorize.with_input_claims(names);
+        self
+    }
+
+    /// Lets the application add to what the policy is asked. See [`AuthorizeLayer::add_enrichment`].
+    pub fn add_enrichment(
+        mut self,
+        enrichment: impl Fn(&RequestHead<'_>, &mut PolicyInput) -> Result<(), Box<dyn Error + Send + Sync>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.authorize = self.authorize.add_enrichment(enrichment);
         self
     }
 
