@@ -18,7 +18,10 @@ use crate::{
     ConfigError,
     health::Health,
     json::Found,
-    key::{Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyError, KeyErrorKind, Lookup, Metrics, SharedSecret},
+    key::{
+        Algorithm, Cache, IS_CRYPTO_AVAILABLE, Jwk, JwkSet, KeyError, KeyErrorKind, Lookup, Metrics, SharedSecret,
+        Wanted,
+    },
     principal::{Actor, Audience, IssuerId},
     revocation::{Presented, RevocationList},
     time::{Clock, SystemClock, UnixTime},
@@ -132,11 +135,11 @@ impl Verifier {
             Proof::Signature(keys, algorithm) => (keys, algorithm),
             Proof::Mac(secret) => return self.0.admit(&issuer, candidate.verify_mac(secret, now), now),
         };
-        let kid = candidate.kid();
-        let keys = match keys.lookup(kid, algorithm) {
+        let wanted = candidate.wanted(algorithm);
+        let keys = match keys.lookup(wanted) {
             Lookup::Wait => {
-                keys.refresh(kid.map(Into::into)).await;
-                keys.lookup_settled(kid, algorithm)
+                keys.refresh(wanted.kid().map(Into::into)).await;
+                keys.lookup_settled(wanted)
             }
             settled => settled,
         };
@@ -271,7 +274,7 @@ impl Trust {
         let issuer = Arc::clone(&candidate.issuer);
         let verified = match issuer.proof(candidate.jws)? {
             Proof::Mac(secret) => candidate.verify_mac(secret, now),
-            Proof::Signature(keys, algorithm) => match keys.lookup(candidate.kid(), algorithm) {
+            Proof::Signature(keys, algorithm) => match keys.lookup(candidate.wanted(algorithm)) {
                 Lookup::Keys(keys) => candidate.verify(&keys, algorithm, now),
                 Lookup::Unknown => Err(TokenError::UnknownKey),
                 Lookup::Unavailable(kind) => Err(TokenError::KeysUnavailable(kind)),
@@ -496,15 +499,15 @@ impl<'a> Candidate<'a> {
         Ok(Self { jws, id, issuer, tenant })
     }
 
-    fn kid(&self) -> Option<&str> {
-        self.jws.header.kid.as_deref()
+    /// The keys that may have signed it.
+    fn wanted(&self, algorithm: Algorithm) -> Wanted<'_> {
+        self.issuer.expectations.wanted(&self.id, self.jws.header.kid.as_deref(), algorithm)
     }
 
     /// The signature before any claim: of a forged token it matters not whether it has expired.
     fn verify(self, keys: &JwkSet, algorithm: Algorithm, now: UnixTime) -> Result<VerifiedToken, TokenError> {
-        let keys = self.issuer.expectations.keys_for(&self.id, keys);
         let most = if self.jws.segments.signed_len() > LARGE { MOST_KEYS_OF_LARGE } else { usize::MAX };
-        let key = self.jws.signing_key(algorithm, keys.candidates(self.kid(), algorithm).take(most))?.clone();
+        let key = self.jws.signing_key(algorithm, keys.wanted(self.wanted(algorithm)).take(most))?.clone();
         self.accept(Some(&key), now)
     }
 
