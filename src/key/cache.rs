@@ -15,7 +15,7 @@ use tokio::{runtime::Handle, sync::watch};
 
 use self::flight::{Flight, announce, usable};
 use super::{
-    Algorithm, CacheSettings, JwkSet, KeyErrorKind, KeySource, Metrics,
+    CacheSettings, JwkSet, KeyErrorKind, KeySource, Metrics, Wanted,
     metrics::Counters,
     seed::Seed,
     snapshot::{Condition, Finding, Freshness, Snapshot},
@@ -33,7 +33,7 @@ pub(crate) struct Cache {
     /// Who sets it holds the only right to replace the snapshot, until a `Flight` gives it back.
     loading: AtomicBool,
     finished: watch::Sender<()>,
-    /// An unknown `kid` came too soon after a load. That is all that is kept of it.
+    /// A token was refused for an unknown `kid` that no load was made for since. That is all that is kept of it.
     wished: AtomicBool,
     /// The log knows that stale keys are in use.
     told_stale: AtomicBool,
@@ -43,16 +43,16 @@ pub(crate) struct Cache {
     hasher: RandomState,
 }
 
-/// What the cache says of a `kid` and algorithm.
+/// What the cache says of the keys that are wanted.
 #[derive(Debug)]
 pub(crate) enum Lookup {
-    /// These keys hold a candidate.
+    /// They are among these.
     Keys(JwkSet),
     /// A refresh may bring the key: await [`Cache::refresh`], then ask [`Cache::lookup_settled`].
     Wait,
-    /// No key of the issuer has it.
+    /// The issuer has none.
     Unknown,
-    /// There are no keys.
+    /// There are no keys that may be used.
     Unavailable(KeyErrorKind),
 }
 
@@ -126,10 +126,10 @@ impl Cache {
     }
 
     /// Looks up without a lock and without waiting. Starts a refresh in the background when one is due.
-    pub(crate) fn lookup(self: &Arc<Self>, kid: Option<&str>, algorithm: Algorithm) -> Lookup {
+    pub(crate) fn lookup(self: &Arc<Self>, wanted: Wanted<'_>) -> Lookup {
         let now = self.clock.elapsed();
         let snapshot = self.snapshot.load();
-        let finding = snapshot.find(kid, |kid| self.hash(kid), algorithm, now);
+        let finding = snapshot.find(wanted, |kid| self.hash(kid), now);
         // Who has to wait for a load anyway starts it, and names its `kid`.
         let is_wanted =
             !matches!(finding, Finding::Due) && self.wished.load(Ordering::Relaxed) && snapshot.may_load(now);
@@ -140,13 +140,14 @@ impl Cache {
     }
 
     /// As [`lookup`](Self::lookup) after a refresh: never `Wait`.
-    pub(crate) fn lookup_settled(&self, kid: Option<&str>, algorithm: Algorithm) -> Lookup {
+    pub(crate) fn lookup_settled(&self, wanted: Wanted<'_>) -> Lookup {
+        let now = self.clock.elapsed();
         let snapshot = self.snapshot.load();
-        let finding = snapshot.find(kid, |kid| self.hash(kid), algorithm, self.clock.elapsed());
+        let finding = snapshot.find(wanted, |kid| self.hash(kid), now);
         self.answer(&finding).unwrap_or_else(|| match snapshot.failure() {
             // Another load may be due already; this request has had its own.
             Some(kind) => Lookup::Unavailable(kind),
-            None if snapshot.has_keys() => self.unknown(),
+            None if snapshot.is_serving(now) => self.unknown(),
             None => Lookup::Unavailable(KeyErrorKind::Unavailable),
         })
     }
@@ -281,8 +282,7 @@ impl Cache {
                 }
                 Lookup::Keys((*set).clone())
             }
-            Finding::Unknown => self.unknown(),
-            Finding::TooSoon => {
+            Finding::Unknown => {
                 // Read before it is written: under a flood every thread but the first only reads.
                 if !self.wished.load(Ordering::Relaxed) {
                     self.wished.store(true, Ordering::Relaxed);
@@ -342,7 +342,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        key::{KeyError, LoadRequest, LoadedKeys, snapshot::tests::set_of},
+        key::{Algorithm, Jwk, KeyError, LoadRequest, LoadedKeys, snapshot::tests::set_of},
         time::UnixTime,
     };
 
@@ -389,13 +389,14 @@ mod tests {
     #[derive(Clone)]
     enum Answer {
         Keys(&'static [&'static str]),
+        Set(JwkSet),
         NoKeys,
         Fails(KeyErrorKind),
         Panics,
         Hangs,
     }
 
-    use Answer::{Fails, Hangs, Keys, NoKeys, Panics};
+    use Answer::{Fails, Hangs, Keys, NoKeys, Panics, Set};
 
     /// Plays its answers in order, the last one for ever; each load takes one permit of the gate.
     struct Script {
@@ -422,6 +423,7 @@ mod tests {
             self.gate.acquire().await.unwrap().forget();
             match self.next() {
                 Keys(kids) => Ok(LoadedKeys::new(set_of(kids))),
+                Set(set) => Ok(LoadedKeys::new(set)),
                 NoKeys => Ok(LoadedKeys::new(JwkSet::default())),
                 Fails(KeyErrorKind::Timeout) => Err(KeyError::timeout("slow")),
                 Fails(_) => Err(KeyError::unavailable("down")),
@@ -468,7 +470,7 @@ mod tests {
         }
 
         fn look(&self, kid: &str) -> String {
-            show(self.cache.lookup(Some(kid), Algorithm::Es256))
+            show(self.cache.lookup(es256(kid)))
         }
 
         /// As the verifier does.
@@ -478,13 +480,17 @@ mod tests {
     }
 
     async fn ask(cache: Arc<Cache>, kid: String) -> String {
-        show(match cache.lookup(Some(&kid), Algorithm::Es256) {
+        show(match cache.lookup(es256(&kid)) {
             Lookup::Wait => {
                 cache.refresh(Some(kid.as_str().into())).await;
-                cache.lookup_settled(Some(&kid), Algorithm::Es256)
+                cache.lookup_settled(es256(&kid))
             }
             settled => settled,
         })
+    }
+
+    fn es256(kid: &str) -> Wanted<'_> {
+        Wanted::new(Some(kid), Algorithm::Es256)
     }
 
     fn show(lookup: Lookup) -> String {
@@ -531,7 +537,7 @@ mod tests {
         for _ in 0..10_000 {
             assert_eq!(stage.look("a"), "keys");
         }
-        assert!(matches!(stage.cache.lookup(None, Algorithm::Es256), Lookup::Keys(_)));
+        assert!(matches!(stage.cache.lookup(Wanted::new(None, Algorithm::Es256)), Lookup::Keys(_)));
         assert_eq!(stage.source.loads(), 1);
     }
 
@@ -561,17 +567,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_kid_that_stays_unknown_causes_one_load_a_minute() {
+    async fn a_kid_that_stays_unknown_is_waited_for_once_a_minute() {
         let stage = Stage::open(&[Keys(&["a"])]).await;
         stage.clock.advance(30);
-        for _ in 0..10 {
+        for second in 30..90 {
+            let waits = stage.look("x") == "Wait";
+            assert_eq!(waits, second == 30, "{second}");
             assert_eq!(stage.ask("x").await, "Unknown");
-            stage.clock.advance(6);
+            stage.landed().await;
+            stage.clock.advance(1);
         }
-        assert_eq!(stage.source.loads(), 2);
         assert_eq!(stage.ask("x").await, "Unknown");
-        assert_eq!(stage.source.loads(), 3);
-        assert_eq!(stage.source.kids.lock().unwrap()[2].as_deref(), Some("x"));
+        assert_eq!(stage.source.loads(), 4);
+        let kids = stage.source.kids.lock().unwrap().iter().map(Option::is_some).collect::<Vec<_>>();
+        assert_eq!(kids, [false, true, false, true], "the one in between is loaded behind");
     }
 
     #[tokio::test]
@@ -612,12 +621,113 @@ mod tests {
         stage.clock.advance(30);
         assert_eq!(stage.ask("x").await, "Unknown");
         assert_eq!(stage.source.kids.lock().unwrap()[1].as_deref(), Some("x"));
-        for _ in 0..59 {
-            stage.clock.advance(1);
-            assert_eq!((stage.ask("x").await, stage.look("a")), ("Unknown".to_owned(), "keys".to_owned()));
-        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_published_right_after_the_load_for_its_kid_is_found_once_the_floor_has_passed() {
+        let stage = Stage::open(&[Keys(&["a"]), Keys(&["a"]), Keys(&["a", "b"])]).await;
+        stage.clock.advance(30);
+        assert_eq!(stage.ask("b").await, "Unknown", "its own load does not bring it");
+        stage.clock.advance(29);
+        assert_eq!((stage.look("b"), stage.look("b")), ("Unknown".to_owned(), "Unknown".to_owned()));
         stage.landed().await;
-        assert_eq!(stage.source.loads(), 2, "what is known to be absent is no reason to ask again");
+        assert_eq!(stage.source.loads(), 2, "within the floor");
+        stage.clock.advance(1);
+        assert_eq!(stage.look("a"), "keys", "waits for nothing, and loads behind");
+        stage.landed().await;
+        assert_eq!((stage.source.loads(), stage.look("b")), (3, "keys".to_owned()));
+        assert_eq!(stage.source.kids.lock().unwrap()[2], None);
+    }
+
+    #[tokio::test]
+    async fn unknown_kids_old_and_new_cause_one_load_per_floor_between_them() {
+        let stage = Stage::open(&[Keys(&["a"])]).await;
+        for second in 1..=600 {
+            stage.clock.advance(1);
+            for kid in ["old".to_owned(), format!("new-{second}"), "old".to_owned()] {
+                assert_eq!(stage.ask(&kid).await, "Unknown");
+                stage.landed().await;
+            }
+            assert_eq!(stage.source.loads(), 1 + second / 30, "{second}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kid_that_only_anothers_key_has_is_unknown_and_loaded_for() {
+        let of = |kid: &'static str, issuer: &str| {
+            let set = set_of(&[kid]);
+            let text = set.iter().next().unwrap().to_json().replacen('{', &format!("{{\"issuer\":\"{issuer}\","), 1);
+            Jwk::from_json(&text).unwrap()
+        };
+        let stage = Stage::open(&[
+            Set([of("k", "theirs")].into_iter().collect()),
+            Set([of("k", "theirs"), of("k", "ours")].into_iter().collect()),
+        ])
+        .await;
+        let wanted = |issuer| es256("k").signing_for(issuer, |key, token| key == token);
+        assert_eq!(show(stage.cache.lookup(wanted("theirs"))), "keys");
+        assert_eq!(show(stage.cache.lookup(wanted("ours"))), "Unknown");
+        stage.clock.advance(30);
+        assert_eq!(show(stage.cache.lookup(wanted("theirs"))), "keys", "and a load begins behind");
+        stage.landed().await;
+        assert_eq!((stage.source.loads(), show(stage.cache.lookup(wanted("ours")))), (2, "keys".to_owned()));
+        stage.clock.advance(30);
+        assert_eq!(show(stage.cache.lookup(wanted("nobodys"))), "Wait");
+    }
+
+    /// A log whose every line panics.
+    struct Broken;
+
+    impl tracing::Subscriber for Broken {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            panic!("scripted");
+        }
+
+        fn enter(&self, _: &tracing::span::Id) {}
+
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[tokio::test]
+    async fn a_log_that_panics_costs_neither_the_keys_that_came_nor_the_failure_that_did() {
+        for (name, answer, found, failures) in
+            [("keys", Keys(&["a"]), "keys", 0), ("failure", Fails(KeyErrorKind::Timeout), "Unavailable(Timeout)", 1)]
+        {
+            let stage = Stage::closed(&[answer, Hangs], |settings| settings);
+            let _broken = tracing::subscriber::set_default(Broken);
+            stage.source.gate.add_permits(1);
+            stage.landed().await;
+            assert_eq!(stage.look("a"), found, "{name}");
+            assert_eq!(stage.cache.metrics().failures, failures, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_panics_over_a_source_that_did_gives_the_right_to_load_back() {
+        let source = inline(&[Keys(&["a"]), Panics, Keys(&["a", "b"])], Some(60));
+        let clock = Arc::new(Stopped(AtomicU64::new(0)));
+        let cache = around(Arc::clone(&source) as _, Arc::clone(&clock) as _).unwrap();
+        clock.advance(60);
+        let broken = tracing::subscriber::set_default(Broken);
+        let look = std::panic::AssertUnwindSafe(|| cache.lookup(es256("a")));
+        assert!(std::panic::catch_unwind(look).is_err());
+        drop(broken);
+        assert_eq!((cache.metrics().failures, cache.metrics().consecutive_failures), (1, 1));
+        clock.advance(1);
+        assert_eq!(show(cache.lookup(es256("b"))), "Wait", "as a load came before the answer, the next finds it");
+        assert_eq!((source.0.loads(), show(cache.lookup(es256("b")))), (3, "keys".to_owned()));
     }
 
     /// One request holds the right to load for the moment in which it finds that it came too soon. It has read the clock just before the
@@ -849,12 +959,20 @@ mod tests {
     #[tokio::test]
     async fn who_has_waited_in_vain_is_told_what_is_there() {
         let stage = Stage::closed(&[Keys(&["a"])], |settings| settings);
-        let settled = |kid| show(stage.cache.lookup_settled(Some(kid), Algorithm::Es256));
+        let settled = |kid| show(stage.cache.lookup_settled(es256(kid)));
         assert_eq!(settled("a"), "Unavailable(Unavailable)", "no keys yet, and no failure");
         stage.source.gate.add_permits(1);
         stage.landed().await;
         stage.clock.advance(30);
         assert_eq!(settled("x"), "Unknown", "a load is due again, and this request has had its own");
+        stage.clock.advance(569);
+        assert_eq!(settled("x"), "Unknown", "the keys serve for one second more");
+        for seconds in [1, 100_000] {
+            stage.clock.advance(seconds);
+            for kid in ["a", "x"] {
+                assert_eq!(settled(kid), "Unavailable(Unavailable)", "{kid}: keys that no longer serve tell nothing");
+            }
+        }
     }
 
     #[tokio::test]
@@ -934,9 +1052,9 @@ mod tests {
         let clock = Arc::new(Stopped(AtomicU64::new(0)));
         let cache = around(Arc::clone(&source) as _, Arc::clone(&clock) as _).unwrap();
         for _ in 0..100 {
-            assert!(matches!(cache.lookup(Some("a"), Algorithm::Es256), Lookup::Keys(_)));
-            assert!(matches!(cache.lookup(Some("b"), Algorithm::Es256), Lookup::Unknown));
-            assert!(matches!(cache.lookup(Some("a"), Algorithm::Rs256), Lookup::Unknown));
+            assert!(matches!(cache.lookup(es256("a")), Lookup::Keys(_)));
+            assert!(matches!(cache.lookup(es256("b")), Lookup::Unknown));
+            assert!(matches!(cache.lookup(Wanted::new(Some("a"), Algorithm::Rs256)), Lookup::Unknown));
             assert_eq!(cache.health(), Health::Ready);
             clock.advance(100_000);
         }
@@ -950,10 +1068,10 @@ mod tests {
         let cache = around(Arc::clone(&source) as _, Arc::clone(&clock) as _).unwrap();
         for (seconds, loads) in [(0, 1), (80, 2), (2, 3), (4, 4)] {
             clock.advance(seconds);
-            assert!(matches!(cache.lookup(Some("a"), Algorithm::Es256), Lookup::Keys(_)), "{seconds}");
+            assert!(matches!(cache.lookup(es256("a")), Lookup::Keys(_)), "{seconds}");
             assert_eq!(source.0.loads(), loads);
         }
-        assert!(matches!(cache.lookup(Some("b"), Algorithm::Es256), Lookup::Keys(_)));
+        assert!(matches!(cache.lookup(es256("b")), Lookup::Keys(_)));
     }
 
     #[test]

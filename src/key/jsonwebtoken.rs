@@ -7,7 +7,8 @@ use ::jsonwebtoken::{AlgorithmFamily, DecodingKey, DecodingKeyKind};
 
 use super::{Algorithm, Jwk, JwkError, crypto::PublicKey, jwk::Named};
 
-/// Takes the public key out of a `DecodingKey`, for use with one algorithm.
+/// Takes the public key out of a `DecodingKey`, for use with one algorithm. It names no [issuer](Jwk::issuer), so it signs for every name of the
+/// one that it is given to.
 ///
 /// ```
 /// use portcullis::key::{Algorithm, JwkSet, jsonwebtoken::jwk};

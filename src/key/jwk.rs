@@ -6,7 +6,7 @@ use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Algorithm,
+    Algorithm, Wanted,
     crypto::{self, PublicKey, VerifyingKey},
 };
 use crate::principal::Thumbprint;
@@ -93,9 +93,8 @@ impl Jwk {
         Value::Object(members).to_string()
     }
 
-    fn is_candidate(&self, kid: Option<&str>, algorithm: Algorithm) -> bool {
-        let is_named = kid.is_none_or(|kid| self.0.kid.as_deref() == Some(kid));
-        is_named && self.0.verifying.algorithms().contains(&algorithm)
+    fn is_candidate(&self, wanted: Wanted<'_>) -> bool {
+        wanted.admits(self.0.kid.as_deref(), self.issuer(), self.0.verifying.algorithms())
     }
 
     fn read(text: &str, place: Place) -> Result<Self, &'static str> {
@@ -210,7 +209,12 @@ impl JwkSet {
     /// A `kid` is compared byte by byte. Without one every key that fits the algorithm is a candidate; the cap keeps a token from
     /// costing a verification under each key.
     pub fn candidates<'a>(&'a self, kid: Option<&'a str>, algorithm: Algorithm) -> impl Iterator<Item = &'a Jwk> + 'a {
-        self.0.keys.iter().filter(move |key| key.is_candidate(kid, algorithm)).take(MAX_CANDIDATES)
+        self.wanted(Wanted::new(kid, algorithm))
+    }
+
+    /// As [`candidates`](Self::candidates), and of these the ones that sign for the issuer that is asked for.
+    pub(crate) fn wanted<'a>(&'a self, wanted: Wanted<'a>) -> impl Iterator<Item = &'a Jwk> + 'a {
+        self.0.keys.iter().filter(move |key| key.is_candidate(wanted)).take(MAX_CANDIDATES)
     }
 
     /// The usable keys.

@@ -20,7 +20,9 @@
 //! 2. **All or nothing.** A set in which one key has a type other than `RSA`, `EC` or `OKP`, no `kid`, or a `use` other than `sig` and
 //!    `enc`, fails whole: an issuer that adds such a key makes every reload fail, and once the stale limit is over, verification.
 //! 3. **Lost members.** `use` is kept for RSA keys only, `key_ops` for none. An EC or OKP key that the issuer published for encryption
-//!    is taken for a signing key.
+//!    is taken for a signing key. `issuer` is lost for all: where the keys of one document sign for different issuers, as Microsoft's do,
+//!    each would sign for every one of them. So this source is a `ConfigError` at [`Issuer::entra`](crate::token::Issuer::entra) and
+//!    [`Issuer::entra_multi_tenant`](crate::token::Issuer::entra_multi_tenant).
 //! 4. **No lifetime.** `Cache-Control` is not seen: the cache's own soft lifetime holds.
 
 use std::{error::Error, fmt, sync::Arc};
@@ -50,6 +52,10 @@ impl<S: JwksSource + Send + Sync + 'static> KeySource for JwksClientSource<S> {
         // Written out and read again: there is one reader of keys, and its checks hold for these too.
         let set = JwkSet::parse(json!({ "keys": keys }).to_string().as_bytes()).map_err(KeyError::invalid_document)?;
         Ok(LoadedKeys::new(set))
+    }
+
+    fn keeps_key_issuers(&self) -> bool {
+        false
     }
 }
 
@@ -104,7 +110,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::key::{Algorithm, KeyErrorKind};
+    use crate::{
+        key::{Algorithm, Jwk, KeyErrorKind},
+        token::{Issuer, Verifier},
+    };
 
     const RSA: &str = r#""kty":"RSA","e":"AQAB","n":"7kMLsIkxn0QE9kPJOARtx__qjW2lyIHU5KPzLDO-SJ5opLwOG8mbiT0f-wh5iiEK7_Jz1fVdLQ75LOQgFalWt_frrV4AcEJQ-JTk26TZW-2o5xrIeC2vVpPfLNd819Szn1K2PGRVlTTf4hItPToIC6d0MdFycc30aH0u9b_9d1mBPhEtRoYJSSJeWXLDYkccYYwQuY2NqL9Uu4B6a_cBBZVn8GRWz4e-utsCUJiRlNwUMUvsc-z6eQAz5yz2ul3cD_ZANZ4wwK41xGRJ1kK6pmG_pfF_kJak9UAtI6CgFQ8oLROFdPRQ1DaPwEJaXUJihfPzUA-4I43e2_Kbw9H7dQ""#;
     const EC: &str = r#""kty":"EC","crv":"P-256","x":"r1C12_pi3enDwZ2XxHwWQA7N_Xh3BUoHNHkJ0xboOwc","y":"iXRbyWlluYjaiEu3O0MYyizIB-Nr2w_5xXZoeH8gEf8""#;
@@ -199,6 +208,24 @@ mod tests {
                 assert_eq!(load(&document).await.unwrap().set.len(), 1, "{document}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn limit_the_issuer_that_a_key_names_is_lost_so_issuers_that_need_it_refuse_the_source() {
+        let document = keys(&[&format!(r#"{RSA},"kid":"r","issuer":"https://login.example""#)]);
+        let named = |set: &JwkSet| set.iter().filter_map(Jwk::issuer).count();
+        assert_eq!(named(&JwkSet::parse(document.as_bytes()).unwrap()), 1);
+        assert_eq!(named(&load(&document).await.unwrap().set), 0);
+
+        let tenant = "11111111-aaaa-4bbb-8ccc-000000000001";
+        let source = || Arc::new(JwksClientSource::new(Canned(serde_json::from_str(&document).unwrap())));
+        for issuer in [Issuer::entra(tenant, "api"), Issuer::entra_multi_tenant("api", [tenant])] {
+            let error = Verifier::builder(issuer.with_key_source(source())).build().unwrap_err();
+            assert_eq!(error.field(), "issuer.key_source");
+            assert!(error.to_string().contains("leave `with_key_source` out"), "{error}");
+        }
+        let elsewhere = Issuer::auth0("acme.eu.auth0.com", "api").with_key_source(source());
+        assert!(Verifier::builder(elsewhere).build().is_ok());
     }
 
     #[tokio::test]

@@ -72,14 +72,14 @@ impl Seed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             entry => entry.map_err(SeedError::Io)?,
         };
+        // Before it is opened: to open a pipe is to wait for its other end.
         if !entry.is_file() {
             return Err(SeedError::NoFile);
         }
-        check_owner(&entry, &own)?;
+        let file = fs::File::open(&self.path).map_err(SeedError::Io)?;
+        check_opened(&file.metadata().map_err(SeedError::Io)?, &entry, &own)?;
         let mut document = Vec::new();
-        fs::File::open(&self.path)
-            .and_then(|file| file.take(MAX_FILE).read_to_end(&mut document))
-            .map_err(SeedError::Io)?;
+        file.take(MAX_FILE).read_to_end(&mut document).map_err(SeedError::Io)?;
         let head: Head = serde_json::from_slice(&document).map_err(|_| SeedError::NoSeed)?;
         if head.version != VERSION {
             return Err(SeedError::NoSeed);
@@ -120,6 +120,19 @@ impl Seed {
         let folder = fs::metadata(&self.folder).map_err(SeedError::Io)?;
         if folder.is_dir() { check_owner(&folder, own) } else { Err(SeedError::NoFile) }
     }
+}
+
+/// What was opened has to be what stood at the path, which is no link; all that is asked of the file is asked of what was opened.
+fn check_opened(opened: &fs::Metadata, entry: &fs::Metadata, own: &fs::Metadata) -> Result<(), SeedError> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+
+        if (opened.dev(), opened.ino()) != (entry.dev(), entry.ino()) {
+            return Err(SeedError::Replaced);
+        }
+    }
+    if opened.is_file() && entry.is_file() { check_owner(opened, own) } else { Err(SeedError::NoFile) }
 }
 
 #[cfg(unix)]
@@ -164,6 +177,9 @@ enum SeedError {
     #[cfg(unix)]
     #[error("it, or the folder it is in, may be written by others than its owner")]
     OpenToOthers,
+    #[cfg(unix)]
+    #[error("another file took its place while it was opened")]
+    Replaced,
     #[error("it is no key seed")]
     NoSeed,
     #[error("it holds the keys of another issuer")]
@@ -364,6 +380,36 @@ mod tests {
         fs::remove_file(&stage.seed.path).unwrap();
         fs::create_dir(&stage.seed.path).unwrap();
         assert_eq!(stage.refusal(now()).as_deref(), Some("it is no regular file in a folder"), "a folder");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_changes_between_the_look_at_its_name_and_its_opening_is_refused() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+        let stage = Stage::written();
+        let (path, elsewhere) = (&stage.seed.path, stage.folder.path().join("elsewhere.json"));
+        let own = fs::metadata(path).unwrap();
+        let seen = || fs::symlink_metadata(path).unwrap();
+        let opened = || fs::File::open(path).unwrap().metadata().unwrap();
+        let refusal = |seen: &fs::Metadata| check_opened(&opened(), seen, &own).err().map(|error| error.to_string());
+
+        assert_eq!(refusal(&seen()), None);
+        let tight = seen();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o602)).unwrap();
+        let open = "it, or the folder it is in, may be written by others than its owner";
+        assert_eq!(refusal(&tight).as_deref(), Some(open), "its mode");
+
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&elsewhere, stage.text()).unwrap();
+        let plain = seen();
+        fs::remove_file(path).unwrap();
+        symlink(&elsewhere, path).unwrap();
+        let replaced = "another file took its place while it was opened";
+        assert_eq!(refusal(&plain).as_deref(), Some(replaced), "a link");
+        fs::remove_file(path).unwrap();
+        fs::rename(&elsewhere, path).unwrap();
+        assert_eq!(refusal(&plain).as_deref(), Some(replaced), "another file");
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::ConfigError;
 ///   look-up of anybody after the floor loads again in the background. With older keys the request that brings the `kid` waits for
 ///   a load, which everybody who asks meanwhile shares. So random `kid`s cost the issuer one load per floor, a rotation refuses nobody,
 ///   and only an issuer that signs with a key within the floor of the load before sees its tokens refused, until the floor is over:
-///   one that publishes a key 30 s before it signs with it never does. A `kid` that its own load did not bring is believed absent for
-///   60 s (at most 1 000 of them). Keys without a `kid` are renewed by refresh ahead alone.
+///   one that publishes a key 30 s before it signs with it never does. For a `kid` that its own load did not bring nobody waits again
+///   for 60 s (at most 1 000 of them): its key too is loaded in the background, after the floor. Keys without a `kid` are renewed by
+///   refresh ahead alone.
 /// - **Failure.** Keys whose reload fails are used on, up to the stale limit (1 h past their lifetime). Loading is retried after
 ///   1 s, doubling to 60 s, up to a quarter earlier at random. A key that cannot be looked for because loading fails is *unavailable*,
 ///   not unknown: 503, not 401. One warning says that stale keys are in use, not one per request.
@@ -62,7 +63,7 @@ impl CacheSettings {
         self
     }
 
-    /// How long no unknown `kid` causes a load after the last successful one began. Default 30 s; above zero, at most 1 h.
+    /// How long no unknown `kid` causes a load after the last successful one began. Default 30 s; at least 1 s, at most 1 h.
     #[must_use]
     pub const fn with_unknown_kid_floor(mut self, floor: Duration) -> Self {
         self.unknown_kid_floor = floor;
@@ -87,7 +88,7 @@ impl CacheSettings {
     /// refused.
     ///
     /// **Whoever can write this file can mint tokens** while the issuer is away. So, on unix, it is neither read nor written unless
-    /// it is a regular file, it and its folder belong to whoever runs this process, and nobody else may write to either. The folder
+    /// it is a regular file and no link, it and its folder belong to whoever runs this process, and nobody else may write to either. The folder
     /// is made (mode 0700, not those above it) when it is not there. Each issuer needs a file of its own. A file that cannot be used is
     /// a warning in the log, never an error: it is the reserve. Keys that the issuer has withdrawn live on in the file until the next
     /// load that succeeds; delete it with them when a key was stolen. Beside keys that come at once
@@ -108,7 +109,7 @@ impl CacheSettings {
         for (field, value, least, most) in [
             ("key.soft_lifetime", self.soft_lifetime, second, day),
             ("key.stale_limit", self.stale_limit, Duration::ZERO, day),
-            ("key.unknown_kid_floor", self.unknown_kid_floor, nano, hour),
+            ("key.unknown_kid_floor", self.unknown_kid_floor, second, hour),
             ("key.load_deadline", self.load_deadline, nano, minute),
         ] {
             if value < least || value > most {
@@ -190,11 +191,12 @@ mod tests {
     #[test]
     fn settings_outside_their_bounds_name_their_field() {
         type Change = fn(&mut CacheSettings);
-        let cases: [(&str, Change); 7] = [
+        let cases: [(&str, Change); 8] = [
             ("key.soft_lifetime", |s| s.soft_lifetime = Duration::ZERO),
             ("key.soft_lifetime", |s| s.soft_lifetime = Duration::from_secs(86_401)),
             ("key.stale_limit", |s| s.stale_limit = Duration::from_secs(86_401)),
             ("key.unknown_kid_floor", |s| s.unknown_kid_floor = Duration::ZERO),
+            ("key.unknown_kid_floor", |s| s.unknown_kid_floor = Duration::from_millis(999)),
             ("key.unknown_kid_floor", |s| s.unknown_kid_floor = Duration::from_secs(3_601)),
             ("key.load_deadline", |s| s.load_deadline = Duration::ZERO),
             ("key.load_deadline", |s| s.load_deadline = Duration::from_secs(61)),
@@ -211,7 +213,7 @@ mod tests {
     fn settings_on_their_bounds_are_good() {
         let (nano, second, day) = (Duration::from_nanos(1), Duration::from_secs(1), Duration::from_hours(24));
         let least = CacheSettings::default().with_soft_lifetime(second).with_stale_limit(Duration::ZERO);
-        let least = least.with_unknown_kid_floor(nano).with_load_deadline(nano);
+        let least = least.with_unknown_kid_floor(second).with_load_deadline(nano);
         let most = CacheSettings::default().with_soft_lifetime(day).with_stale_limit(day);
         let most = most.with_unknown_kid_floor(Duration::from_hours(1)).with_load_deadline(Duration::from_mins(1));
         assert!(least.check().is_ok() && most.check().is_ok());

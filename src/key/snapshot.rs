@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::{Algorithm, CacheSettings, Jwk, JwkSet, KeyErrorKind, LoadedKeys};
+use super::{CacheSettings, Jwk, JwkSet, KeyErrorKind, LoadedKeys, Wanted};
 
 /// Immutable: the one load that is under way replaces it when it ends.
 #[derive(Clone, Debug)]
@@ -33,14 +33,14 @@ enum Attempt {
     Failed { kind: KeyErrorKind, at: Duration, retry_at: Duration, times: u32 },
 }
 
-/// What the snapshot says of a `kid` and algorithm.
+/// What the snapshot says of the keys that are wanted.
 #[derive(Debug)]
 pub(super) enum Finding<'a> {
+    /// They are among these.
     Keys(&'a JwkSet, Freshness),
-    /// A load made for its sake has just not brought it.
+    /// There are none, and nobody waits for a load to bring one: it is too soon to ask again, or a load that was made for the sake of
+    /// this `kid` has just not brought it.
     Unknown,
-    /// No key has it, and it is too soon to ask again.
-    TooSoon,
     /// A load may bring an answer, and may start now.
     Due,
     Unavailable(KeyErrorKind),
@@ -165,20 +165,14 @@ impl Snapshot {
         self.keys.as_ref().is_some_and(|kept| now >= kept.refresh_at) && self.may_load(now)
     }
 
-    pub(super) fn find(
-        &self,
-        kid: Option<&str>,
-        hash: impl FnOnce(&str) -> u64,
-        algorithm: Algorithm,
-        now: Duration,
-    ) -> Finding<'_> {
+    pub(super) fn find(&self, wanted: Wanted<'_>, hash: impl FnOnce(&str) -> u64, now: Duration) -> Finding<'_> {
         let Some(kept) = self.serving(now) else {
             return match self.last {
                 Attempt::Failed { kind, retry_at, .. } if now < retry_at => Finding::Unavailable(kind),
                 _ => Finding::Due,
             };
         };
-        if kept.set.candidates(kid, algorithm).next().is_some() {
+        if kept.set.wanted(wanted).next().is_some() {
             let freshness = match kept.seed_age {
                 _ if now < kept.soft_until => Freshness::Fresh,
                 None => Freshness::Stale,
@@ -186,14 +180,12 @@ impl Snapshot {
             };
             return Finding::Keys(&kept.set, freshness);
         }
-        if kid.and_then(|kid| self.absent.get(&hash(kid))).is_some_and(|until| now < *until) {
-            return Finding::Unknown;
-        }
+        let is_absent = || wanted.kid().and_then(|kid| self.absent.get(&hash(kid))).is_some_and(|until| now < *until);
         match self.last {
             // The issuer may have rotated to this key and cannot be asked: that is no fault of the token.
             Attempt::Failed { kind, retry_at, .. } if now < retry_at => Finding::Unavailable(kind),
             Attempt::Failed { .. } => Finding::Due,
-            _ if now < kept.unknown_kid_at => Finding::TooSoon,
+            _ if now < kept.unknown_kid_at || is_absent() => Finding::Unknown,
             _ => Finding::Due,
         }
     }
@@ -201,10 +193,6 @@ impl Snapshot {
     /// Whether some key may be used now.
     pub(super) fn is_serving(&self, now: Duration) -> bool {
         self.serving(now).is_some()
-    }
-
-    pub(super) fn has_keys(&self) -> bool {
-        self.keys.is_some()
     }
 
     /// The kind of the last failure, when the last load failed.
@@ -270,6 +258,7 @@ const MAX_ABSENT: usize = 1_000;
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::key::Algorithm;
 
     const START: Duration = Duration::from_secs(5);
 
@@ -301,7 +290,7 @@ pub(super) mod tests {
     }
 
     fn find(snapshot: &Snapshot, kid: &str, now: Duration) -> String {
-        match snapshot.find(Some(kid), |kid| kid.len() as u64, Algorithm::Es256, now) {
+        match snapshot.find(Wanted::new(Some(kid), Algorithm::Es256), |kid| kid.len() as u64, now) {
             Finding::Keys(_, Freshness::Fresh) => "keys".to_owned(),
             Finding::Keys(_, freshness) => format!("{freshness:?}"),
             other => format!("{other:?}"),
@@ -420,7 +409,7 @@ pub(super) mod tests {
     #[test]
     fn an_unknown_kid_may_cause_a_load_only_after_the_floor() {
         let snapshot = loaded(None);
-        assert_eq!(find(&snapshot, "b", at(29)), "TooSoon");
+        assert_eq!(find(&snapshot, "b", at(29)), "Unknown");
         assert!(!snapshot.may_load(at(29)));
         assert_eq!(find(&snapshot, "b", at(30)), "Due");
         assert!(snapshot.may_load(at(30)));
@@ -429,7 +418,7 @@ pub(super) mod tests {
     #[test]
     fn the_floor_counts_from_the_start_of_the_load() {
         let snapshot = Snapshot::empty().loaded(LoadedKeys::new(set_of(&["a"])), START, at(6), None, &settings());
-        assert_eq!(find(&snapshot, "b", at(29)), "TooSoon");
+        assert_eq!(find(&snapshot, "b", at(29)), "Unknown");
         assert_eq!(find(&snapshot, "b", at(30)), "Due");
     }
 
@@ -440,6 +429,8 @@ pub(super) mod tests {
         assert_eq!(find(&snapshot, "bb", at(59)), "Unknown");
         assert_eq!(find(&snapshot, "bb", at(60)), "Due");
         assert_eq!(find(&snapshot, "ccc", at(59)), "Due", "another one is none the wiser");
+        let failed = snapshot.failed(KeyErrorKind::Timeout, at(40), &settings());
+        assert_eq!(find(&failed, "bb", at(40)), "Unavailable(Timeout)", "whether it is still absent cannot be told");
         let later = snapshot.loaded(keys(), at(40), at(40), None, &settings());
         assert_eq!(later.absent.len(), 1);
         let latest = later.loaded(keys(), at(60), at(60), None, &settings());
@@ -524,7 +515,7 @@ pub(super) mod tests {
         let snapshot = Snapshot::fixed(set_of(&["a"]), START);
         let end_of_time = Duration::MAX - Duration::from_nanos(1);
         assert_eq!(find(&snapshot, "a", end_of_time), "keys");
-        assert_eq!(find(&snapshot, "b", end_of_time), "TooSoon");
+        assert_eq!(find(&snapshot, "b", end_of_time), "Unknown");
         assert!(!snapshot.may_load(end_of_time) && !snapshot.wants_refresh(end_of_time));
     }
 }

@@ -36,6 +36,14 @@ pub trait KeySource: Send + Sync + 'static {
     fn load_now(&self) -> Option<Result<LoadedKeys, KeyError>> {
         None
     }
+
+    /// Whether the keys keep the issuer that their document says each of them signs for ([`Jwk::issuer`](super::Jwk::issuer)). Default true.
+    ///
+    /// A source that loses it is a `ConfigError` at issuers whose documents hold the keys of several
+    /// ([`Issuer::entra`](crate::token::Issuer::entra)): there a key would sign for all of them. Whoever wraps a source passes its answer on.
+    fn keeps_key_issuers(&self) -> bool {
+        true
+    }
 }
 
 #[async_trait]
@@ -46,6 +54,10 @@ impl<K: KeySource + ?Sized> KeySource for Arc<K> {
 
     fn load_now(&self) -> Option<Result<LoadedKeys, KeyError>> {
         (**self).load_now()
+    }
+
+    fn keeps_key_issuers(&self) -> bool {
+        (**self).keeps_key_issuers()
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     json::Found,
-    key::{Algorithm, Jwk, JwkSet, SharedSecret},
+    key::{Algorithm, Jwk, JwkSet, SharedSecret, Wanted},
     principal::IssuerId,
     time::UnixTime,
 };
@@ -121,8 +121,9 @@ impl<'a> Candidate<'a> {
         Ok(Self { jws, id, issuer, tenant })
     }
 
-    pub(super) fn kid(&self) -> Option<&str> {
-        self.jws.header.kid.as_deref()
+    /// The keys that may have signed it.
+    pub(super) fn wanted(&self, algorithm: Algorithm) -> Wanted<'_> {
+        self.issuer.expectations.wanted(&self.id, self.jws.header.kid.as_deref(), algorithm)
     }
 
     /// The signature before any claim: of a forged token it matters not whether it has expired.
@@ -132,9 +133,8 @@ impl<'a> Candidate<'a> {
         algorithm: Algorithm,
         now: UnixTime,
     ) -> Result<VerifiedToken, TokenError> {
-        let keys = self.issuer.expectations.keys_for(&self.id, keys);
         let most = if self.jws.segments.signed_len() > LARGE { MOST_KEYS_OF_LARGE } else { usize::MAX };
-        let key = self.jws.signing_key(algorithm, keys.candidates(self.kid(), algorithm).take(most))?.clone();
+        let key = self.jws.signing_key(algorithm, keys.wanted(self.wanted(algorithm)).take(most))?.clone();
         self.accept(Some(&key), now)
     }
 

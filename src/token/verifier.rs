@@ -107,11 +107,11 @@ impl Verifier {
                 return self.0.admit(&issuer, candidate.verify_mac(secret, now), now);
             }
         };
-        let kid = candidate.kid();
-        let keys = match keys.lookup(kid, algorithm) {
+        let wanted = candidate.wanted(algorithm);
+        let keys = match keys.lookup(wanted) {
             Lookup::Wait => {
-                keys.refresh(kid.map(Into::into)).await;
-                keys.lookup_settled(kid, algorithm)
+                keys.refresh(wanted.kid().map(Into::into)).await;
+                keys.lookup_settled(wanted)
             }
             settled => settled,
         };
@@ -258,7 +258,7 @@ impl Trust {
         let issuer = Arc::clone(&candidate.issuer);
         let verified = match issuer.proof(candidate.jws)? {
             Proof::Mac(secret) => candidate.verify_mac(secret, now),
-            Proof::Signature(keys, algorithm) => match keys.lookup(candidate.kid(), algorithm) {
+            Proof::Signature(keys, algorithm) => match keys.lookup(candidate.wanted(algorithm)) {
                 Lookup::Keys(keys) => candidate.verify(&keys, algorithm, now),
                 Lookup::Unknown => Err(TokenError::UnknownKey),
                 Lookup::Unavailable(kind) => Err(TokenError::KeysUnavailable(kind)),
@@ -550,6 +550,28 @@ mod tests {
         assert!(verifier.verify(&token(&claims()), now()).await.is_ok());
         assert!(verifier.verify_now(&token(&claims()), now()).is_some_and(|verified| verified.is_ok()));
         assert_eq!(source.asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_token_that_expires_while_its_keys_are_waited_for_has_expired() {
+        /// Takes its time, by the clock.
+        struct Slow(Stopped, u64);
+
+        #[async_trait]
+        impl KeySource for Slow {
+            async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
+                self.0.0.fetch_add(self.1, Ordering::SeqCst);
+                Ok(LoadedKeys::new(public_keys()))
+            }
+        }
+
+        // The token lives for 600 s more, and the leeway is 30 s.
+        for (seconds, error) in [(629, None), (630, Some(TokenError::Expired)), (7_000, Some(TokenError::Expired))] {
+            let clock = Stopped::default();
+            let issuer = bare().with_key_source(Slow(clock.clone(), seconds));
+            let verifier = Verifier::builder(issuer).with_clock(clock).build().unwrap();
+            assert_eq!(verifier.verify(&token(&claims()), now()).await.err(), error, "{seconds}");
+        }
     }
 
     #[test]

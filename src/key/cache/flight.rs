@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::Cache;
-use crate::key::{JwkSet, KeyError, KeyErrorKind, LoadRequest, LoadedKeys};
+use crate::key::{JwkSet, KeyError, KeyErrorKind, LoadRequest, LoadedKeys, snapshot::Snapshot};
 
 /// One load. Whatever becomes of it, its end is recorded and announced.
 pub(super) struct Flight {
@@ -42,55 +42,63 @@ impl Flight {
     }
 
     fn land(mut self, outcome: Result<LoadedKeys, KeyError>) {
-        self.landed = true;
         let cache = &self.cache;
         let now = cache.clock.elapsed();
-        let before = cache.snapshot.load();
-        let after = match outcome.and_then(usable) {
+        let before = cache.snapshot.load_full();
+        let outcome = outcome.and_then(usable);
+        let after = match &outcome {
             Ok(loaded) => {
-                if before.differs_from(&loaded.set) {
-                    announce(&cache.name, &loaded.set);
-                }
                 let kid = self.kid.as_deref().map(|kid| cache.hash(kid));
-                if before.failure().is_some() {
-                    tracing::info!(keys = &*cache.name, "keys can be loaded again");
-                }
-                cache.told_stale.store(false, Ordering::Relaxed);
-                cache.keep(&loaded.set);
-                before.loaded(loaded, self.started, now, kid, &cache.settings)
+                before.loaded(loaded.clone(), self.started, now, kid, &cache.settings)
             }
-            Err(error) => {
-                tracing::warn!(
-                    keys = &*cache.name,
-                    kind = error.kind().text(),
-                    cause = causes(&error),
-                    unknown_kid_bytes = self.kid.as_ref().map(|kid| kid.len()),
-                    "keys could not be loaded"
-                );
-                cache.counters.failures.add_one();
-                before.failed(error.kind(), now, &cache.settings)
-            }
+            Err(error) => before.failed(error.kind(), now, &cache.settings),
         };
         cache.snapshot.store(Arc::new(after));
+        self.landed = true;
+        // Whoever subscribes to the log may panic: by now that can lose neither the keys nor the failure.
+        match outcome {
+            Ok(loaded) => self.tell_keys(&before, &loaded.set),
+            Err(error) => self.tell_failure(&error),
+        }
+    }
+
+    fn tell_keys(&self, before: &Snapshot, set: &JwkSet) {
+        let cache = &self.cache;
+        cache.told_stale.store(false, Ordering::Relaxed);
+        if before.differs_from(set) {
+            announce(&cache.name, set);
+        }
+        if before.failure().is_some() {
+            tracing::info!(keys = &*cache.name, "keys can be loaded again");
+        }
+        cache.keep(set);
+    }
+
+    fn tell_failure(&self, error: &KeyError) {
+        self.cache.counters.failures.add_one();
+        tracing::warn!(
+            keys = &*self.cache.name,
+            kind = error.kind().text(),
+            cause = causes(error),
+            unknown_kid_bytes = self.kid.as_ref().map(|kid| kid.len()),
+            "keys could not be loaded"
+        );
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        if !self.landed {
-            self.cache.counters.failures.add_one();
-            tracing::warn!(
-                keys = &*self.cache.name,
-                "keys could not be loaded: the source panicked or its runtime is gone"
-            );
-            let failed = self.cache.snapshot.load().failed(
-                KeyErrorKind::Unavailable,
-                self.cache.clock.elapsed(),
-                &self.cache.settings,
-            );
-            self.cache.snapshot.store(Arc::new(failed));
+        let cache = &self.cache;
+        if self.landed {
+            cache.release();
+            return;
         }
-        self.cache.release();
+        let now = cache.clock.elapsed();
+        let failed = cache.snapshot.load().failed(KeyErrorKind::Unavailable, now, &cache.settings);
+        cache.snapshot.store(Arc::new(failed));
+        cache.release();
+        cache.counters.failures.add_one();
+        tracing::warn!(keys = &*cache.name, "keys could not be loaded: the source panicked or its runtime is gone");
     }
 }
 

@@ -8,6 +8,7 @@ use super::{MAX_REPLY, Opa, outcome::Outcome};
 use crate::{
     ConfigError,
     outbound::{Outbound, OutboundBuilder, dangerous_url, secure_url},
+    policy::InputFormat,
 };
 
 /// Gathers how an [`Opa`] reaches its server.
@@ -16,6 +17,7 @@ use crate::{
 pub struct OpaBuilder {
     url: String,
     decision_path: String,
+    format: InputFormat,
     bearer: Option<Secret>,
     roots: Option<Vec<u8>>,
     identity: Option<Secret>,
@@ -30,6 +32,7 @@ impl OpaBuilder {
         Self {
             url,
             decision_path: Opa::DEFAULT_DECISION_PATH.to_owned(),
+            format: InputFormat::default(),
             bearer: None,
             roots: None,
             identity: None,
@@ -45,6 +48,12 @@ impl OpaBuilder {
     /// Each segment is percent-encoded, so that nothing in it can name another document.
     pub fn with_decision_path(mut self, path: impl Into<String>) -> Self {
         self.decision_path = path.into();
+        self
+    }
+
+    /// What the policy reads. Default [`InputFormat::AuthZen`].
+    pub const fn with_input_format(mut self, format: InputFormat) -> Self {
+        self.format = format;
         self
     }
 
@@ -149,6 +158,7 @@ impl OpaBuilder {
             outbound,
             uri,
             decision_path: self.decision_path,
+            format: self.format,
             authorization,
             deadline: self.deadline,
             max_in_flight: self.max_in_flight,

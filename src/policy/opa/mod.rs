@@ -18,7 +18,7 @@ use tower::ServiceExt as _;
 
 pub use self::builder::OpaBuilder;
 use self::outcome::Outcome;
-use super::{Decision, PolicyBackend, PolicyError, PolicyInput};
+use super::{Decision, InputFormat, PolicyBackend, PolicyError, PolicyInput};
 use crate::{
     health::Health,
     outbound::{Outbound, OutboundError},
@@ -59,6 +59,7 @@ pub struct Opa {
     outbound: Outbound,
     uri: Uri,
     decision_path: String,
+    format: InputFormat,
     authorization: Option<HeaderValue>,
     deadline: Duration,
     max_in_flight: usize,
@@ -109,11 +110,12 @@ impl Opa {
 
     fn request(&self, input: &PolicyInput) -> Result<Request<Bytes>, PolicyError> {
         #[derive(Serialize)]
-        struct Question<'a> {
-            input: &'a PolicyInput,
+        struct Question<D> {
+            input: D,
         }
 
-        let body = serde_json::to_vec(&Question { input }).map_err(PolicyError::evaluation)?;
+        let body =
+            serde_json::to_vec(&Question { input: self.format.document(input) }).map_err(PolicyError::evaluation)?;
         let mut request = Request::new(Bytes::from(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();

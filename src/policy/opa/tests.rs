@@ -153,6 +153,17 @@ async fn the_question_is_a_post_with_the_input_and_nothing_that_was_not_asked_fo
 }
 
 #[tokio::test]
+async fn the_question_can_be_put_in_envoys_words() {
+    let mut server = Server::answering(ok("{\"result\":true}")).await;
+    let opa = Arc::new(server.opa().with_input_format(InputFormat::Envoy).build().unwrap());
+    assert_eq!(effect(&opa).await, Ok(Effect::Allow));
+    let asked = server.asked().remove(0);
+    let (_, body) = asked.split_once("\r\n\r\n").unwrap();
+    let question: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(question["input"]["attributes"]["request"]["http"]["method"], "GET");
+}
+
+#[tokio::test]
 async fn answers_over_the_wire_are_read_or_refused() {
     use PolicyErrorKind::{Evaluation, InvalidResult, Unavailable};
     let (allow, html) = (r#"{"result": true}"#, "<html>true</html>");

@@ -34,7 +34,9 @@ impl Issuer {
     /// An application of Microsoft Entra ID for several tenants: these, each by its id as in [`entra`](Self::entra), and no other.
     ///
     /// There is no way to accept every tenant, and an empty list is a `ConfigError`: anybody can open a tenant. The keys come from the
-    /// document that is the same for all tenants, in which a key may name the issuer that it signs for; then it signs for no other.
+    /// document that is the same for all tenants, in which a key may name the issuer that it signs for; then it signs for no other. A
+    /// source of keys that does not keep those names ([`KeySource::keeps_key_issuers`](crate::key::KeySource::keeps_key_issuers)) is a
+    /// `ConfigError`, here and in [`entra`](Self::entra).
     pub fn entra_multi_tenant<T: AsRef<str>>(
         audience: impl Into<String>,
         tenants: impl IntoIterator<Item = T>,
@@ -67,7 +69,8 @@ fn is_guid(text: &str) -> bool {
 
 /// A key says for whom it signs by the name of version 2, with the tenant or with a place for it; version 1 has no names of its own there.
 fn key_signs_for(key: &str, token: &str) -> bool {
-    parts(token).is_some_and(|(_, tenant)| names(tenant).contains(&key.replace("{tenantid}", tenant)))
+    let (Some((_, key)), Some((_, token))) = (parts(key), parts(token)) else { return false };
+    key == token || key == "{tenantid}"
 }
 
 fn check(issuer: &Issuer) -> Result<(), ConfigError> {
@@ -138,22 +141,30 @@ const ENTRA: Profile = Profile {
     party,
     tenant_in_name,
     key_signs_for,
+    keys_name_issuers: true,
     check,
     ..Profile::BASE
 };
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
+
+    use async_trait::async_trait;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::{
-        key::{Jwk, JwkSet},
+        key::{Algorithm, Jwk, JwkSet, KeyError, KeySource, LoadRequest, LoadedKeys},
         principal::{ClientId, IssuerId, Subject, TenantId},
+        time::{Clock, UnixTime},
         token::{
-            Tenants,
+            Tenants, Verifier,
             issuer::shapes::{Shapes, misconfigured},
-            test_tokens::{NOW, base64url, rsa_numbers, with},
+            test_tokens::{NOW, base64url, now, rsa_numbers, seal, with},
         },
     };
 
@@ -325,6 +336,53 @@ mod tests {
         let barred = Issuer::entra_multi_tenant(API, [ACME, OTHER]).with_tenants(Tenants::known([ACME]));
         let barred = Shapes::of(barred, Some("JWT"));
         assert_eq!((barred.refusal(&of(ACME)), barred.refusal(&of(OTHER))), (None, Some(TokenError::Tenant)));
+    }
+
+    /// Brings the first set once, then the second.
+    struct Rotating(JwkSet, JwkSet, AtomicUsize);
+
+    #[async_trait]
+    impl KeySource for Rotating {
+        async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
+            let is_first = self.2.fetch_add(1, Ordering::SeqCst) == 0;
+            Ok(LoadedKeys::new(if is_first { self.0.clone() } else { self.1.clone() }))
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Stopped(Arc<AtomicUsize>);
+
+    impl Clock for Stopped {
+        fn now(&self) -> UnixTime {
+            now()
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::from_secs(self.0.load(Ordering::SeqCst) as u64)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kid_that_only_another_tenants_key_has_is_loaded_for_like_any_unknown_one() {
+        let (n, e) = rsa_numbers();
+        let key = |tenant: &str| {
+            let issuer = format!("https://login.microsoftonline.com/{tenant}/v2.0");
+            let key = json!({"kty": "RSA", "kid": "k", "n": base64url(&n), "e": base64url(&e), "issuer": issuer});
+            Jwk::from_json(&key.to_string()).unwrap()
+        };
+        let [before, after] = [vec![key(OTHER)], vec![key(OTHER), key(ACME)]].map(JwkSet::from_iter);
+        let source = Arc::new(Rotating(before, after, AtomicUsize::new(0)));
+        let issuer = Issuer::entra_multi_tenant(API, [ACME, OTHER]).with_key_source(Arc::clone(&source));
+        let clock = Stopped::default();
+        let verifier = Verifier::builder(issuer).with_clock(clock.clone()).build().unwrap();
+        let header = json!({"alg": "RS256", "kid": "k", "typ": "JWT"}).to_string();
+        let token = seal(Algorithm::Rs256, header, v2_user().to_string());
+
+        assert_eq!(verifier.verify(&token, now()).await.err(), Some(TokenError::UnknownKey));
+        assert_eq!(source.2.load(Ordering::SeqCst), 1, "within the floor");
+        clock.0.store(30, Ordering::SeqCst);
+        assert_eq!(verifier.verify(&token, now()).await.err(), None);
+        assert_eq!(source.2.load(Ordering::SeqCst), 2);
     }
 
     #[test]

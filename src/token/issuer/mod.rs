@@ -342,7 +342,7 @@ impl Issuer {
         self.key_cache.check()?;
         let keys = match &self.secret {
             Some(secret) => KeyMode::Secret(secret.clone()),
-            None => KeyMode::Source(self.key_source()?),
+            None => KeyMode::Source(self.checked_source()?),
         };
         let domains = self.domains.iter().map(|domain| auth0::id_of(domain));
         let ids: Vec<_> = self.ids.into_iter().chain(domains).chain(self.aliases).map(IssuerId::new).collect();
@@ -443,6 +443,16 @@ impl Issuer {
             ),
             _ => Ok(()),
         }
+    }
+
+    fn checked_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
+        let source = self.key_source()?;
+        if self.profile.keys_name_issuers && !source.keeps_key_issuers() {
+            let remedy = "leave `with_key_source` out, or give `key::Remote`: each key of this kind of issuer names the one issuer that it signs \
+                          for, and this source does not keep the name";
+            return Err(ConfigError::invalid("issuer.key_source", self.url(), remedy));
+        }
+        Ok(source)
     }
 
     #[cfg(feature = "remote-jwks")]
@@ -762,15 +772,19 @@ mod tests {
             let text = format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{ED25519}","issuer":"{issuer}"}}"#);
             Jwk::from_json(&text).unwrap()
         };
-        let named = |keys: &JwkSet| keys.iter().filter_map(|key| key.issuer().map(str::to_owned)).collect::<Vec<_>>();
         let keys: JwkSet =
             [key("https://login.example"), key("https://login.example/"), key("{tenantid}")].into_iter().collect();
         let (expectations, _) = url_issuer().add_alias("https://login.example/").into_parts().unwrap();
+        let named = |keys: &JwkSet, id: &str| {
+            let id = IssuerId::new(id);
+            let wanted = expectations.wanted(&id, None, Algorithm::Ed25519);
+            keys.wanted(wanted).filter_map(|key| key.issuer().map(str::to_owned)).collect::<Vec<_>>()
+        };
         for id in ["https://login.example", "https://login.example/"] {
-            assert_eq!(named(&expectations.keys_for(&IssuerId::new(id), &keys)), [id]);
+            assert_eq!(named(&keys, id), [id]);
         }
         let template: JwkSet = [key("{tenantid}")].into_iter().collect();
-        assert!(expectations.keys_for(&IssuerId::new("https://login.example"), &template).is_empty());
+        assert!(named(&template, "https://login.example").is_empty());
     }
 
     #[test]

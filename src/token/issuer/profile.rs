@@ -7,7 +7,7 @@ use std::{
 use super::{Issuer, Permissions, Tenants};
 use crate::{
     ConfigError,
-    key::{Algorithm, Jwk, JwkSet},
+    key::{Algorithm, SignsFor, Wanted},
     principal::{Audience, ClientId, IssuerId, PrincipalKind},
     token::{TokenError, reader::Reader},
 };
@@ -63,7 +63,9 @@ pub(in crate::token) struct Profile {
     /// What the names of one party have in common, and those of another have not, where one configuration is for several tenants.
     pub(in crate::token) tenant_in_name: fn(issuer: &str) -> &str,
     /// Whether a key that names this issuer signs for the issuer that the token names.
-    pub(in crate::token) key_signs_for: fn(key: &str, token: &str) -> bool,
+    pub(in crate::token) key_signs_for: SignsFor,
+    /// True where one key document is for several issuers, and its keys name theirs: a source that does not keep the names is refused.
+    pub(in crate::token) keys_name_issuers: bool,
     /// True for SPIFFE's JWT-SVIDs: `iss` may be absent, and the trust domain in `sub` names the issuer.
     pub(in crate::token) is_svid: bool,
     /// True where an issuer may have more names than its own ([`Issuer::add_alias`]).
@@ -118,10 +120,14 @@ impl Expectations {
         self.parties.get((self.profile.tenant_in_name)(issuer.as_str())).unwrap_or(&self.ids)
     }
 
-    /// Those of the keys that sign for the issuer that the token names: a key that names an issuer signs for that one alone.
-    pub(in crate::token) fn keys_for(&self, issuer: &IssuerId, keys: &JwkSet) -> JwkSet {
-        let signs = |key: &Jwk| key.issuer().is_none_or(|named| (self.profile.key_signs_for)(named, issuer.as_str()));
-        if keys.iter().all(signs) { keys.clone() } else { keys.iter().filter(|key| signs(key)).cloned().collect() }
+    /// The keys that may have signed a token which names this issuer: a key that names an issuer signs for that one alone.
+    pub(in crate::token) fn wanted<'a>(
+        &self,
+        issuer: &'a IssuerId,
+        kid: Option<&'a str>,
+        algorithm: Algorithm,
+    ) -> Wanted<'a> {
+        Wanted::new(kid, algorithm).signing_for(issuer.as_str(), self.profile.key_signs_for)
     }
 }
 
@@ -146,6 +152,7 @@ impl Profile {
         party: |_| Ok(PrincipalKind::User.into()),
         tenant_in_name: |_| "",
         key_signs_for: |key, token| key == token,
+        keys_name_issuers: false,
         is_svid: false,
         has_aliases: false,
         has_domains: false,
