@@ -23,6 +23,7 @@ mod seed;
 mod settings;
 mod snapshot;
 mod source;
+mod voice;
 
 pub use algorithm::Algorithm;
 pub(crate) use cache::{Cache, Lookup};
@@ -38,3 +39,4 @@ pub use remote::{Remote, RemoteBuilder};
 pub use secret::SharedSecret;
 pub use settings::CacheSettings;
 pub use source::{KeyError, KeyErrorKind, KeySource, LoadRequest, LoadedKeys};
+pub(crate) use voice::Voice;

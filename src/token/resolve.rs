@@ -171,7 +171,7 @@ impl ResolvedIssuers {
             lifetime: Duration::from_mins(5),
             unknown_lifetime: Duration::from_secs(30),
             deadline: Duration::from_secs(3),
-            max_concurrent: 64,
+            max_concurrent: 16,
         };
         Self {
             resolver: Arc::new(resolver),
@@ -230,6 +230,11 @@ impl ResolvedIssuers {
 }
 
 impl Settings {
+    /// How many issuers are kept of which no token has verified: enough for those whose first token is on its way.
+    pub(super) fn probation(&self) -> usize {
+        (self.max_issuers / 16).clamp(8, 256)
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let (nano, second) = (Duration::from_nanos(1), Duration::from_secs(1));
         for (field, value, least, most) in [

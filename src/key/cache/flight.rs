@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::Cache;
-use crate::key::{JwkSet, KeyError, KeyErrorKind, LoadRequest, LoadedKeys};
+use crate::key::{JwkSet, KeyError, KeyErrorKind, LoadRequest, LoadedKeys, Voice};
 
 /// One load. Whatever becomes of it, its end is recorded and announced.
 pub(super) struct Flight {
@@ -49,10 +49,10 @@ impl Flight {
         let after = match outcome.and_then(usable) {
             Ok(loaded) => {
                 if before.differs_from(&loaded.set) {
-                    announce(&cache.name, &loaded.set);
+                    announce(&cache.name, &loaded.set, &cache.settings.voice, now);
                 }
                 let kid = self.kid.as_deref().map(|kid| cache.hash(kid));
-                if before.failure().is_some() {
+                if before.failure().is_some() && cache.settings.voice.speak(|lines| &lines.recovered, now).is_some() {
                     tracing::info!(keys = &*cache.name, "keys can be loaded again");
                 }
                 cache.told_stale.store(false, Ordering::Relaxed);
@@ -60,13 +60,16 @@ impl Flight {
                 before.loaded(loaded, self.started, now, kid, &cache.settings)
             }
             Err(error) => {
-                tracing::warn!(
-                    keys = &*cache.name,
-                    kind = error.kind().text(),
-                    cause = causes(&error),
-                    unknown_kid_bytes = self.kid.as_ref().map(|kid| kid.len()),
-                    "keys could not be loaded"
-                );
+                if let Some(unsaid) = cache.settings.voice.speak(|lines| &lines.failed, now) {
+                    tracing::warn!(
+                        keys = &*cache.name,
+                        kind = error.kind().text(),
+                        cause = causes(&error),
+                        unknown_kid_bytes = self.kid.as_ref().map(|kid| kid.len()),
+                        unsaid = (unsaid > 0).then_some(unsaid),
+                        "keys could not be loaded"
+                    );
+                }
                 cache.counters.failures.add_one();
                 before.failed(error.kind(), now, &cache.settings)
             }
@@ -78,17 +81,17 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         if !self.landed {
-            self.cache.counters.failures.add_one();
-            tracing::warn!(
-                keys = &*self.cache.name,
-                "keys could not be loaded: the source panicked or its runtime is gone"
-            );
-            let failed = self.cache.snapshot.load().failed(
-                KeyErrorKind::Unavailable,
-                self.cache.clock.elapsed(),
-                &self.cache.settings,
-            );
-            self.cache.snapshot.store(Arc::new(failed));
+            let Cache { counters, settings, clock, snapshot, .. } = &*self.cache;
+            let now = clock.elapsed();
+            counters.failures.add_one();
+            if settings.voice.speak(|lines| &lines.failed, now).is_some() {
+                tracing::warn!(
+                    keys = &*self.cache.name,
+                    "keys could not be loaded: the source panicked or its runtime is gone"
+                );
+            }
+            let failed = snapshot.load().failed(KeyErrorKind::Unavailable, now, settings);
+            snapshot.store(Arc::new(failed));
         }
         self.cache.release();
     }
@@ -99,7 +102,17 @@ pub(super) fn usable(loaded: LoadedKeys) -> Result<LoadedKeys, KeyError> {
     if loaded.set.is_empty() { Err(KeyError::invalid_document("no usable key")) } else { Ok(loaded) }
 }
 
-pub(super) fn announce(name: &str, set: &JwkSet) {
+pub(super) fn announce(name: &str, set: &JwkSet, voice: &Voice, now: Duration) {
+    if voice.is_shared() {
+        let skipped = set.skipped();
+        if let Some(first) = skipped.first()
+            && let Some(unsaid) = voice.speak(|lines| &lines.skipped, now)
+        {
+            let (count, unsaid) = (skipped.len(), (unsaid > 0).then_some(unsaid));
+            tracing::warn!(keys = name, count, first = first.why, unsaid, "keys of the document are not used");
+        }
+        return;
+    }
     for skipped in set.skipped() {
         tracing::warn!(keys = name, index = skipped.index, why = skipped.why, "a key of the document is not used");
     }
