@@ -807,6 +807,16 @@ mod tests {
         }
     }
 
+    /// Writes down what this thread logs.
+    fn logging<W: io::Write>(
+        writer: impl Fn() -> W + Send + Sync + 'static,
+    ) -> (tracing::Dispatch, tracing::subscriber::DefaultGuard) {
+        // While there is one subscriber alone, a line that another thread comes to first is switched off for all of them.
+        let other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        (other, tracing::subscriber::set_default(subscriber))
+    }
+
     #[tokio::test]
     async fn what_a_resolver_does_wrong_is_our_fault_and_logged_without_the_claimed_name() {
         const CANARY: &str = "https://canary.example";
@@ -823,8 +833,7 @@ mod tests {
         for (name, answer, error, words) in rows {
             let written = Written::default();
             let writer = written.clone();
-            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-            let _kept = tracing::subscriber::set_default(subscriber);
+            let _kept = logging(move || writer.clone());
             let (store, clock) = (Store::new(answer), Stopped::default());
             let verifier = resolving(&store, &clock).build().unwrap();
             for _ in 0..5 {
@@ -1159,8 +1168,7 @@ mod tests {
         saw("one is removed", 1);
 
         let writer = Watchman::clone(&watchman);
-        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
-        let _kept = tracing::subscriber::set_default(subscriber);
+        let _kept = logging(move || writer.clone());
         store.gate.forget_permits(1);
         let waiting = tokio::spawn({
             let tenants = Arc::clone(&tenants);
@@ -1188,8 +1196,7 @@ mod tests {
         for (name, answer, words) in rows {
             let written = Written::default();
             let writer = written.clone();
-            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-            let _kept = tracing::subscriber::set_default(subscriber);
+            let _kept = logging(move || writer.clone());
             let (store, clock) = (Gated::open(answer).store(|issuer| issuer), Stopped::default());
             let verifier = resolving(&store, &clock).build().unwrap();
             for second in 0..2 {

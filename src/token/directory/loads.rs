@@ -78,6 +78,7 @@ impl KeyLoads {
         })
     }
 
+    #[cfg_attr(not(feature = "remote-jwks"), expect(clippy::unnecessary_wraps, reason = "as with the feature"))]
     pub(super) fn bind(&self, issuer: Issuer, loads: &Arc<Loads>) -> Result<Issuer, ConfigError> {
         let settings = issuer.key_cache().clone().speaking_with(self.voice.clone());
         let issuer = issuer.with_key_cache(settings);
