@@ -121,6 +121,7 @@ pub mod testing;
 
 pub mod guide;
 
+mod complaint;
 mod error;
 mod json;
 mod random;

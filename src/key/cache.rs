@@ -87,7 +87,7 @@ impl Cache {
                     source: error.into(),
                 })?;
                 settings.check_at_once(loaded.max_age.is_none())?;
-                announce(&name, &loaded.set);
+                announce(&name, &loaded.set, &settings.voice, started);
                 let snapshot = match loaded.max_age {
                     None => Snapshot::fixed(loaded.set, started),
                     Some(_) => Snapshot::empty().loaded(loaded, started, clock.elapsed(), None, &settings),
@@ -305,7 +305,10 @@ impl Cache {
         if is_seed {
             self.counters.seed_answers.add_one();
         }
-        if !self.told_stale.load(Ordering::Relaxed) && !self.told_stale.swap(true, Ordering::Relaxed) {
+        if !self.told_stale.load(Ordering::Relaxed)
+            && !self.told_stale.swap(true, Ordering::Relaxed)
+            && self.settings.voice.speak(|lines| &lines.stale, self.clock.elapsed()).is_some()
+        {
             tracing::warn!(keys = &*self.name, is_seed, "stale keys are in use, because loading fails");
         }
     }

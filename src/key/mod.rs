@@ -23,6 +23,7 @@ mod seed;
 mod settings;
 mod snapshot;
 mod source;
+mod voice;
 mod wanted;
 
 pub use algorithm::Algorithm;
@@ -39,4 +40,5 @@ pub use remote::{Remote, RemoteBuilder};
 pub use secret::SharedSecret;
 pub use settings::CacheSettings;
 pub use source::{KeyError, KeyErrorKind, KeySource, LoadRequest, LoadedKeys};
+pub(crate) use voice::Voice;
 pub(crate) use wanted::{SignsFor, Wanted};

@@ -1,5 +1,6 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
+use super::Voice;
 use crate::ConfigError;
 
 /// How the keys of one issuer are kept fresh: for [`Issuer::with_key_cache`](crate::token::Issuer::with_key_cache).
@@ -45,6 +46,7 @@ pub struct CacheSettings {
     pub(super) seed: Option<PathBuf>,
     /// Spreads the loads of many processes; between 0 and 1.
     pub(super) jitter: fn() -> f64,
+    pub(super) voice: Voice,
 }
 
 impl CacheSettings {
@@ -99,6 +101,16 @@ impl CacheSettings {
         self
     }
 
+    /// Shares the log with the caches of other issuers.
+    pub(crate) fn speaking_with(mut self, voice: Voice) -> Self {
+        self.voice = voice;
+        self
+    }
+
+    pub(crate) const fn unknown_kid_floor(&self) -> Duration {
+        self.unknown_kid_floor
+    }
+
     pub(crate) const fn seed(&self) -> Option<&PathBuf> {
         self.seed.as_ref()
     }
@@ -150,6 +162,7 @@ impl Default for CacheSettings {
             load_deadline: Duration::from_secs(6),
             seed: None,
             jitter: random_fraction,
+            voice: Voice::default(),
         }
     }
 }
@@ -157,7 +170,7 @@ impl Default for CacheSettings {
 /// Whether a cache that was built with the one serves for the other.
 impl PartialEq for CacheSettings {
     fn eq(&self, other: &Self) -> bool {
-        let Self { soft_lifetime, stale_limit, unknown_kid_floor, load_deadline, seed, jitter: _ } = other;
+        let Self { soft_lifetime, stale_limit, unknown_kid_floor, load_deadline, seed, jitter: _, voice: _ } = other;
         self.soft_lifetime == *soft_lifetime
             && self.stale_limit == *stale_limit
             && self.unknown_kid_floor == *unknown_kid_floor

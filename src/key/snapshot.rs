@@ -317,7 +317,7 @@ pub(super) mod tests {
 
     #[test]
     fn every_default_is_the_one_that_is_promised() {
-        let CacheSettings { soft_lifetime, stale_limit, unknown_kid_floor, load_deadline, seed, jitter: _ } =
+        let CacheSettings { soft_lifetime, stale_limit, unknown_kid_floor, load_deadline, seed, .. } =
             CacheSettings::default();
         assert_eq!(seed, None);
         let table = [

@@ -1,25 +1,22 @@
-#[cfg(feature = "remote-jwks")]
-use std::sync::OnceLock;
+mod flight;
+mod loads;
+mod shelf;
+
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
-    num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use lru::LruCache;
-use sha2::{Digest as _, Sha256};
 use tokio::{runtime::Handle, sync::watch};
 
-use super::{
-    Issuer, ResolveError, ResolveIssuer, ResolveRequest, ResolvedIssuers, ResolvedMetrics, TokenError,
-    resolve::Settings, trusted::Trusted,
+use self::{
+    flight::Flight,
+    loads::{KeyLoads, Loads},
+    shelf::Shelf,
 };
-#[cfg(feature = "remote-jwks")]
-use crate::outbound::{Outbound, OutboundBuilder};
-use crate::{ConfigError, error, key::KeyErrorKind, principal::IssuerId, time::Clock};
+use super::{ResolveIssuer, ResolvedIssuers, ResolvedMetrics, TokenError, resolve::Settings, trusted::Trusted};
+use crate::{ConfigError, complaint::Complaint, error, key::KeyErrorKind, principal::IssuerId, time::Clock};
 
 /// The issuers that were looked up, and the look-ups under way: what [`ResolvedIssuers`] promises.
 pub(super) struct Directory {
@@ -29,19 +26,21 @@ pub(super) struct Directory {
     /// The longest life of a token that the list of revocations is good for.
     revocable: Option<Duration>,
     runtime: Handle,
-    /// Unknown names are attacker text: kept as keyed hashes, they take eight bytes each and cannot be made to collide.
-    hasher: RandomState,
-    /// One for the keys of all: a client of its own for each issuer would cost each look-up a certificate store.
-    #[cfg(feature = "remote-jwks")]
-    outbound: OnceLock<Outbound>,
-    /// Never held while anything of the application runs.
+    key_loads: KeyLoads,
+    crowded: Complaint,
+    failed: Complaint,
+    /// Never held while anything of the application runs: what is pushed out is dropped, and what is logged said, without it.
     state: Mutex<State>,
 }
 
 /// An issuer that the resolver vouched for.
 pub(super) struct Tenant {
+    /// The name that was asked for: one of those that the issuer has.
     pub(super) id: IssuerId,
     pub(super) trusted: Arc<Trusted>,
+    loads: Arc<Loads>,
+    /// How long after a load nobody may cause another one by having the issuer pushed out.
+    key_floor: Duration,
     renew_at: Duration,
     until: Duration,
 }
@@ -56,16 +55,17 @@ pub(super) enum Refusal {
 pub(super) type Answer = Result<Arc<Tenant>, Refusal>;
 
 struct State {
-    /// Most recently verified first; those without a verified token stand at the other end.
-    known: LruCache<IssuerId, Arc<Tenant>, RandomState>,
-    refused: LruCache<u64, (Refusal, Duration), RandomState>,
+    shelf: Shelf,
     /// Holds attacker text, of at most the permitted number of look-ups and for their deadline.
-    flights: HashMap<Arc<str>, watch::Receiver<Option<Answer>>>,
-    /// How many of the flights are for names outside of `known`: those that any caller can start.
+    flights: HashMap<Arc<str>, Landing>,
+    /// How many of the flights are for names in which no token ever verified: those that any caller can start.
     strangers: usize,
-    crowded: Complaint,
-    failed: Complaint,
 }
+
+type Landing = watch::Receiver<Option<Answer>>;
+
+/// So many look-ups are under way that there is no room for another one.
+struct Crowded(usize);
 
 impl Directory {
     pub(super) fn new(
@@ -75,24 +75,22 @@ impl Directory {
     ) -> Result<Arc<Self>, ConfigError> {
         let settings = issuers.settings;
         settings.check()?;
-        let room = |entries| NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN);
-        let state = State {
-            known: LruCache::with_hasher(room(settings.max_issuers), RandomState::new()),
-            refused: LruCache::with_hasher(room(MAX_REFUSED), RandomState::new()),
-            flights: HashMap::new(),
-            strangers: 0,
-            crowded: Complaint::default(),
-            failed: Complaint::default(),
-        };
+        let key_loads = KeyLoads::new(
+            settings.max_concurrent,
+            Arc::clone(&clock),
+            #[cfg(feature = "remote-jwks")]
+            issuers.outbound,
+        );
+        let state = State { shelf: Shelf::new(&settings), flights: HashMap::new(), strangers: 0 };
         Ok(Arc::new(Self {
             resolver: issuers.resolver,
             settings,
             clock,
             revocable,
-            #[cfg(feature = "remote-jwks")]
-            outbound: issuers.outbound.map(OnceLock::from).unwrap_or_default(),
             runtime: error::runtime("resolved_issuers")?,
-            hasher: RandomState::new(),
+            key_loads,
+            crowded: Complaint::default(),
+            failed: Complaint::default(),
             state: Mutex::new(state),
         }))
     }
@@ -104,36 +102,43 @@ impl Directory {
         }
         let now = self.clock.elapsed();
         let mut state = self.lock();
-        let found = self.look(&state, name, now);
+        let found = state.shelf.look(name, now);
         let renewal = match &found {
             Some(Ok(tenant)) if tenant.renew_at <= now && !state.flights.contains_key(name) => {
                 // A renewal that just failed is not tried with every request, and one that finds no room is tried with the next.
-                let is_due = self.remembered(&state, name, now).is_none();
-                is_due.then(|| self.prepare(&mut state, name.into(), now)).flatten()
+                let is_due = state.shelf.refusal(name, now).is_none();
+                is_due.then(|| self.prepare(&mut state, name.into()))
             }
             _ => None,
         };
         drop(state);
-        if let Some((flight, _)) = renewal {
-            self.runtime.spawn(flight.run());
+        match renewal {
+            Some(Ok((flight, _))) => drop(self.runtime.spawn(flight.run())),
+            Some(Err(crowded)) => self.complain(crowded, now),
+            None => {}
         }
         found
     }
 
     /// Waits for the look-up of a name: the one that is under way, or one of its own. Dropping the future cancels nothing.
     pub(super) async fn resolve(self: &Arc<Self>, name: Arc<str>) -> Answer {
-        let (flight, mut landed) = {
-            let now = self.clock.elapsed();
+        const UNAVAILABLE: Answer = Err(Refusal::Unavailable(KeyErrorKind::Unavailable));
+        let now = self.clock.elapsed();
+        let prepared = {
             let mut state = self.lock();
-            if let Some(answer) = self.look(&state, &name, now) {
+            if let Some(answer) = state.shelf.look(&name, now) {
                 return answer;
             }
             match state.flights.get(&name) {
-                Some(landed) => (None, landed.clone()),
-                None => match self.prepare(&mut state, name, now) {
-                    Some((flight, landed)) => (Some(flight), landed),
-                    None => return Err(Refusal::Unavailable(KeyErrorKind::Unavailable)),
-                },
+                Some(landing) => Ok((None, landing.clone())),
+                None => self.prepare(&mut state, name).map(|(flight, landing)| (Some(flight), landing)),
+            }
+        };
+        let (flight, mut landing) = match prepared {
+            Ok(prepared) => prepared,
+            Err(crowded) => {
+                self.complain(crowded, now);
+                return UNAVAILABLE;
             }
         };
         if let Some(flight) = flight {
@@ -141,81 +146,41 @@ impl Directory {
             self.runtime.spawn(flight.run());
         }
         // The answer travels to those who wait: by now the issuer may have been pushed out again.
-        let answer = landed.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
-        answer.unwrap_or(Err(Refusal::Unavailable(KeyErrorKind::Unavailable)))
+        let answer = landing.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
+        answer.unwrap_or(UNAVAILABLE)
     }
 
     /// A token of this issuer was verified: it is in use.
     pub(super) fn confirm(&self, tenant: &Arc<Tenant>) {
         let now = self.clock.elapsed();
-        let mut state = self.lock();
-        if state.known.promote(tenant.id.as_str()) {
-            return;
-        }
-        // Pushed out between look-up and verification, and not removed by its store since.
-        let is_refused = self.remembered(&state, tenant.id.as_str(), now).is_some();
-        if now < tenant.until && !is_refused {
-            state.known.put(tenant.id.clone(), Arc::clone(tenant));
-        }
+        let gone = self.lock().shelf.confirm(tenant, now);
+        drop(gone);
     }
 
     pub(super) fn metrics(&self) -> ResolvedMetrics {
         let state = self.lock();
-        ResolvedMetrics { known: state.known.len(), refused: state.refused.len(), in_flight: state.flights.len() }
+        let (known, refused) = (state.shelf.issuers(), state.shelf.refused());
+        ResolvedMetrics { known, refused, in_flight: state.flights.len() }
     }
 
-    fn look(&self, state: &State, name: &str, now: Duration) -> Option<Answer> {
-        match state.known.peek(name) {
-            Some(tenant) if now < tenant.until => Some(Ok(Arc::clone(tenant))),
-            _ => self.remembered(state, name, now).map(Err),
-        }
-    }
-
-    fn remembered(&self, state: &State, name: &str, now: Duration) -> Option<Refusal> {
-        let (refusal, until) = state.refused.peek(&self.hasher.hash_one(name))?;
-        (now < *until).then_some(*refusal)
-    }
-
-    /// Registers a look-up; `None` when there are too many. The caller spawns it once it has let go of the lock.
-    fn prepare(
-        self: &Arc<Self>,
-        state: &mut State,
-        name: Arc<str>,
-        now: Duration,
-    ) -> Option<(Flight, watch::Receiver<Option<Answer>>)> {
-        let is_stranger = !state.known.contains(&*name);
+    /// Registers a look-up. The caller spawns it, or complains, once it has let go of the lock.
+    fn prepare(self: &Arc<Self>, state: &mut State, name: Arc<str>) -> Result<(Flight, Landing), Crowded> {
+        let is_stranger = !state.shelf.is_proven(&name);
         let (strangers, all) = (state.strangers, state.flights.len());
         let under_way = if is_stranger { strangers } else { all - strangers };
         if under_way >= self.settings.max_concurrent {
-            if let Some(unsaid) = state.crowded.speak(now) {
-                tracing::warn!(under_way, unsaid, "too many issuers are being looked up: answered as unavailable");
-            }
-            return None;
+            return Err(Crowded(under_way));
         }
-        let (tell, landed) = watch::channel(None);
+        let (tell, landing) = watch::channel(None);
         state.strangers += usize::from(is_stranger);
-        state.flights.insert(Arc::clone(&name), landed.clone());
-        Some((Flight { tenants: Arc::clone(self), name, is_stranger, tell, answer: None }, landed))
+        state.flights.insert(Arc::clone(&name), landing.clone());
+        Ok((Flight::new(Arc::clone(self), name, is_stranger, tell), landing))
     }
 
-    #[cfg(feature = "remote-jwks")]
-    fn share_client(&self, issuer: Issuer) -> Result<Issuer, ConfigError> {
-        let outbound = match self.outbound.get() {
-            Some(outbound) => outbound,
-            None => {
-                let builder = OutboundBuilder::new(FETCH_DEADLINE, MAX_DOCUMENT);
-                // Where there is no certificate store, local issuers still work, and no other one is believed.
-                let outbound = builder.clone().build().or_else(|_| builder.without_tls().build())?;
-                self.outbound.get_or_init(|| outbound)
-            }
-        };
-        issuer.fetching_through(outbound)
-    }
-
-    #[cfg(not(feature = "remote-jwks"))]
-    #[expect(clippy::unnecessary_wraps, reason = "as with the feature")]
-    fn share_client(&self, issuer: Issuer) -> Result<Issuer, ConfigError> {
-        Ok(issuer)
+    fn complain(&self, Crowded(under_way): Crowded, now: Duration) {
+        if let Some(unsaid) = self.crowded.speak(now) {
+            tracing::warn!(under_way, unsaid, "too many issuers are being looked up: answered as unavailable");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -233,170 +198,13 @@ impl From<Refusal> for TokenError {
     }
 }
 
-/// One look-up. Whatever becomes of it, its end is recorded and told.
-struct Flight {
-    tenants: Arc<Directory>,
-    name: Arc<str>,
-    is_stranger: bool,
-    tell: watch::Sender<Option<Answer>>,
-    answer: Option<Result<Option<Arc<Tenant>>, Failure>>,
-}
-
-/// Why a look-up brought no answer. No variant holds a text of the token's.
-enum Failure {
-    Store(ResolveError),
-    Deadline,
-    OtherName,
-    Configuration(ConfigError),
-    Panicked,
-}
-
-impl Flight {
-    async fn run(mut self) {
-        let resolver = Arc::clone(&self.tenants.resolver);
-        let request = ResolveRequest::new(Arc::clone(&self.name));
-        let resolved = tokio::time::timeout(self.tenants.settings.deadline, async { resolver.resolve(request).await });
-        self.answer = Some(match resolved.await {
-            Err(_elapsed) => Err(Failure::Deadline),
-            Ok(Err(error)) => Err(Failure::Store(error)),
-            Ok(Ok(None)) => Ok(None),
-            Ok(Ok(Some(issuer))) => self.admit(issuer).map(Some),
-        });
-    }
-
-    /// Holds what the resolver returned to the rules that configured issuers are held to.
-    fn admit(&self, issuer: Issuer) -> Result<Arc<Tenant>, Failure> {
-        if issuer.url() != &*self.name {
-            return Err(Failure::OtherName);
-        }
-        let Directory { clock, settings, revocable, .. } = &*self.tenants;
-        let earlier = self.tenants.lock().known.peek(&*self.name).cloned();
-        let earlier = earlier.as_ref().map(|tenant| &*tenant.trusted);
-        let key_origin = issuer.key_origin();
-        let trusted = self.tenants.share_client(issuer);
-        let trusted = trusted.and_then(|issuer| Trusted::renewed(issuer, key_origin, clock, *revocable, earlier));
-        let trusted = trusted.map_err(Failure::Configuration)?;
-        let now = clock.elapsed();
-        Ok(Arc::new(Tenant {
-            id: IssuerId::new(Arc::clone(&self.name)),
-            trusted: Arc::new(trusted),
-            renew_at: now.saturating_add(settings.lifetime.mul_f64(0.8)),
-            until: now.saturating_add(settings.lifetime),
-        }))
-    }
-
-    fn complain(&self, failure: &Failure, unsaid: u64) {
-        let (issuer_bytes, issuer_sha256) = (self.name.len(), URL_SAFE_NO_PAD.encode(Sha256::digest(&*self.name)));
-        let why = match failure {
-            Failure::Store(_) => "the resolver failed",
-            Failure::Deadline => "the resolver did not answer in time",
-            Failure::OtherName => "the resolver answered with another issuer than it was asked for",
-            Failure::Configuration(_) => "the resolver answered with a configuration that cannot be used",
-            Failure::Panicked => "the resolver panicked or its runtime is gone",
-        };
-        // Of a configuration the field alone: its value may be the text that was asked for.
-        let field = match failure {
-            Failure::Configuration(error) => Some(error.field()),
-            _ => None,
-        };
-        let cause = match failure {
-            Failure::Store(error) => std::error::Error::source(error).map(|cause| line(&cause.to_string())),
-            _ => None,
-        };
-        tracing::warn!(issuer_bytes, issuer_sha256, why, field, cause, unsaid, "an issuer could not be looked up");
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        let outcome = self.answer.take().unwrap_or(Err(Failure::Panicked));
-        let Directory { clock, settings, hasher, .. } = &*self.tenants;
-        let (now, hash) = (clock.elapsed(), hasher.hash_one(&*self.name));
-        let mut state = self.tenants.lock();
-        state.flights.remove(&self.name);
-        state.strangers -= usize::from(self.is_stranger);
-        let mut unsaid = None;
-        let answer = match &outcome {
-            Ok(Some(tenant)) => {
-                state.refused.pop(&hash);
-                state.admit(tenant);
-                Ok(Arc::clone(tenant))
-            }
-            Ok(None) => {
-                state.known.pop(&*self.name);
-                state.refused.put(hash, (Refusal::Unknown, now.saturating_add(settings.unknown_lifetime)));
-                Err(Refusal::Unknown)
-            }
-            Err(failure) => {
-                // An issuer that is known stays so to the end of its life.
-                let refusal = Refusal::Unavailable(match failure {
-                    Failure::Deadline => KeyErrorKind::Timeout,
-                    _ => KeyErrorKind::Unavailable,
-                });
-                state.refused.put(hash, (refusal, now.saturating_add(RETRY_AFTER)));
-                unsaid = state.failed.speak(now);
-                Err(refusal)
-            }
-        };
-        drop(state);
-        if let (Err(failure), Some(unsaid)) = (&outcome, unsaid) {
-            self.complain(failure, unsaid);
-        }
-        self.tell.send_replace(Some(answer));
-    }
-}
-
-impl State {
-    fn admit(&mut self, tenant: &Arc<Tenant>) {
-        if let Some(earlier) = self.known.peek_mut(tenant.id.as_str()) {
-            *earlier = Arc::clone(tenant);
-            return;
-        }
-        self.known.put(tenant.id.clone(), Arc::clone(tenant));
-        // Nothing is proven by a name: until a token verifies, this one is the next to go.
-        self.known.demote(tenant.id.as_str());
-    }
-}
-
-/// A line of the log that callers can cause, at most once a second.
-#[derive(Default)]
-struct Complaint {
-    quiet_until: Duration,
-    unsaid: u64,
-}
-
-impl Complaint {
-    /// How many went unsaid since the last one, when this one may be said.
-    fn speak(&mut self, now: Duration) -> Option<u64> {
-        if now < self.quiet_until {
-            self.unsaid += 1;
-            return None;
-        }
-        self.quiet_until = now.saturating_add(Duration::from_secs(1));
-        Some(std::mem::take(&mut self.unsaid))
-    }
-}
-
 /// What no issuer is called need not be looked up.
 fn can_be_a_name(name: &str) -> bool {
     name.len() <= MAX_NAME && !name.trim().is_empty() && !name.contains(char::is_control)
 }
 
-/// The application's text, as one that cannot forge another line.
-fn line(text: &str) -> String {
-    text.chars().flat_map(char::escape_debug).take(MAX_CAUSE).collect()
-}
-
 /// In bytes: longer than any address that is of use.
 const MAX_NAME: usize = 2_048;
-const MAX_CAUSE: usize = 512;
-/// The bounds of `key::Remote`.
-#[cfg(feature = "remote-jwks")]
-const FETCH_DEADLINE: Duration = Duration::from_secs(3);
-#[cfg(feature = "remote-jwks")]
-const MAX_DOCUMENT: usize = 256 * 1024;
-const MAX_REFUSED: usize = 10_000;
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -409,7 +217,7 @@ mod tests {
     use serde_json::{Value, json};
     use tokio::{sync::Semaphore, task::JoinSet};
 
-    use super::*;
+    use super::{shelf::MAX_NAMES, *};
     use crate::{
         health::Health,
         key::{Algorithm, CacheSettings, JwkSet, KeyError, KeySource, LoadRequest, LoadedKeys},
@@ -417,7 +225,7 @@ mod tests {
         revocation::{Revocation, RevocationList},
         time::UnixTime,
         token::{
-            AccessToken, Verifier, VerifierBuilder,
+            AccessToken, Issuer, ResolveError, ResolveRequest, Verifier, VerifierBuilder,
             test_tokens::{NOW, now, public_key, public_keys, seal, token, with},
         },
     };
@@ -669,9 +477,9 @@ mod tests {
         for number in 0..million {
             assert!(tenants.resolve(url(number).into()).await.is_ok());
             let alive = live.load(SeqCst);
-            assert!(alive <= 1_025, "{alive} are alive after {number}");
+            assert!(alive <= 65, "{alive} are alive after {number}");
         }
-        assert_eq!((store.asked(), tenants.sizes()), (million, [1_024, 0, 0, 0]));
+        assert_eq!((store.asked(), tenants.sizes()), (million, [64, 0, 0, 0]));
         let gone = (0..million).rev().find(|number| tenants.find(&url(number)).is_none()).unwrap();
         assert!(tenants.resolve(url(gone).into()).await.is_ok());
         assert_eq!(store.asked(), million + 1);
@@ -688,31 +496,37 @@ mod tests {
             assert_eq!(refused(&verifier, &forged(&url(number))).await, Some(TokenError::Signature));
         }
         let asked = store.asked();
-        for number in 1..8 {
+        for number in 0..8 {
             assert!(verifier.verify_now(&of(&url(number)), now()).is_some_and(|verified| verified.is_ok()), "{number}");
         }
-        assert_eq!(store.asked(), asked, "one place is all that strangers get");
-        // And a tenant that proves itself stays.
+        assert_eq!(store.asked(), asked, "nobody in use was pushed out");
+        assert_eq!(verifier.resolved_metrics().unwrap().known, 16);
+        // And a tenant that proves itself stays, in the place of the one that did so longest ago.
         assert_eq!(refused(&verifier, &of(&url(9))).await, None);
-        assert_eq!(refused(&verifier, &forged(&url(2_000))).await, Some(TokenError::Signature));
+        for number in 2_000..2_010 {
+            assert_eq!(refused(&verifier, &forged(&url(number))).await, Some(TokenError::Signature));
+        }
         assert!(verifier.verify_now(&of(&url(9)), now()).is_some());
+        assert!(verifier.verify_now(&of(&url(0)), now()).is_none());
     }
 
     #[tokio::test]
     async fn a_tenant_that_was_pushed_out_while_its_token_was_verified_stays() {
         let (store, clock) = (Store::of_tenants(), Stopped::default());
         let tenants = tenants(issuers(&store).with_max_issuers(2), &clock);
-        assert!(tenants.resolve(url(2).into()).await.is_ok());
         let mine = tenants.resolve(url(1).into()).await.unwrap();
-        assert!(tenants.resolve(url(3).into()).await.is_ok());
+        let late = tenants.resolve(url(2).into()).await.unwrap();
+        for number in 3..11 {
+            assert!(tenants.resolve(url(number).into()).await.is_ok());
+        }
         assert!(tenants.find(&url(1)).is_none());
         tenants.confirm(&mine);
         assert!(tenants.find(&url(1)).is_some());
         // Not so once its life is over.
-        tenants.lock().known.clear();
         clock.pass(300);
-        tenants.confirm(&mine);
-        assert_eq!(tenants.sizes(), [0; 4]);
+        tenants.confirm(&late);
+        assert_eq!(tenants.sizes(), [9, 0, 0, 0]);
+        assert!(tenants.find(&url(2)).is_none());
     }
 
     #[tokio::test]
@@ -724,17 +538,17 @@ mod tests {
             let tenants = Arc::clone(&tenants);
             waiting.spawn(async move { tenants.resolve(url(number).into()).await.err() });
         }
-        for _ in 0..10_000 - 64 {
+        for _ in 0..10_000 - 16 {
             let refusal = waiting.join_next().await.unwrap().unwrap();
             assert_eq!(refusal, Some(Refusal::Unavailable(KeyErrorKind::Unavailable)));
         }
         settle().await;
-        assert_eq!((store.asked(), store.most.load(SeqCst), tenants.sizes()), (64, 64, [0, 0, 64, 64]));
+        assert_eq!((store.asked(), store.most.load(SeqCst), tenants.sizes()), (16, 16, [0, 0, 16, 16]));
         store.gate.close();
-        for _ in 0..64 {
+        for _ in 0..16 {
             assert_eq!(waiting.join_next().await.unwrap().unwrap(), Some(Refusal::Unknown));
         }
-        assert_eq!((store.asked(), tenants.sizes()), (64, [0, 64, 0, 0]));
+        assert_eq!((store.asked(), tenants.sizes()), (16, [0, 16, 0, 0]));
     }
 
     #[tokio::test]
@@ -744,7 +558,7 @@ mod tests {
         for number in 0..20_000 {
             assert_eq!(tenants.resolve(url(number).into()).await.err(), Some(Refusal::Unknown));
         }
-        assert_eq!(tenants.sizes(), [0, MAX_REFUSED, 0, 0]);
+        assert_eq!(tenants.sizes(), [0, MAX_NAMES, 0, 0]);
         assert!(matches!(tenants.find(&url(19_999)), Some(Err(Refusal::Unknown))));
         assert!(tenants.find(&url(0)).is_none(), "the oldest is forgotten");
         clock.pass(29);
@@ -835,16 +649,13 @@ mod tests {
     #[tokio::test]
     async fn known_tenants_are_looked_up_again_whatever_strangers_do() {
         let clock = Stopped::default();
-        clock.pass(300);
         let shut = Store::shut(|name| Ok(Some(tenant(name))));
         let tenants = tenants(issuers(&shut).with_max_concurrent(1), &clock);
-        tenants.lock().known.put(IssuerId::new(url(1)), {
-            let issuer = tenant(&url(1));
-            let origin = issuer.key_origin();
-            let trusted = Trusted::renewed(issuer, origin, &tenants.clock, None, None).unwrap();
-            let (renew_at, until) = (Duration::ZERO, Duration::from_secs(1));
-            Arc::new(Tenant { id: IssuerId::new(url(1)), trusted: Arc::new(trusted), renew_at, until })
-        });
+        shut.gate.add_permits(1);
+        let known = tenants.resolve(url(1).into()).await.unwrap();
+        tenants.confirm(&known);
+        shut.gate.forget_permits(1);
+        clock.pass(300);
         let resolve = |number| {
             tokio::spawn({
                 let tenants = Arc::clone(&tenants);
@@ -856,7 +667,7 @@ mod tests {
         assert_eq!(resolve(8).await.unwrap(), Some(Refusal::Unavailable(KeyErrorKind::Unavailable)), "no room");
         let known = resolve(1);
         settle().await;
-        assert_eq!(shut.asked(), 2);
+        assert_eq!(shut.asked(), 3);
         shut.gate.close();
         assert_eq!((stranger.await.unwrap(), known.await.unwrap()), (None, None));
     }
@@ -971,7 +782,7 @@ mod tests {
         let store =
             Store::new(move |name| Ok(Some(Issuer::oauth(name, "https://api.example").with_jwks_url(keys(name)))));
         let clock = Stopped::default();
-        let issuers = issuers(&store).with_outbound(Outbound::new(client));
+        let issuers = issuers(&store).with_outbound(crate::outbound::Outbound::new(client));
         let verifier = Verifier::resolving(issuers).with_clock(clock.clone()).build().unwrap();
         for pass in [0, 240, 0] {
             clock.pass(pass);
@@ -996,6 +807,16 @@ mod tests {
         }
     }
 
+    /// Writes down what this thread logs.
+    fn logging<W: io::Write>(
+        writer: impl Fn() -> W + Send + Sync + 'static,
+    ) -> (tracing::Dispatch, tracing::subscriber::DefaultGuard) {
+        // While there is one subscriber alone, a line that another thread comes to first is switched off for all of them.
+        let other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        (other, tracing::subscriber::set_default(subscriber))
+    }
+
     #[tokio::test]
     async fn what_a_resolver_does_wrong_is_our_fault_and_logged_without_the_claimed_name() {
         const CANARY: &str = "https://canary.example";
@@ -1012,8 +833,7 @@ mod tests {
         for (name, answer, error, words) in rows {
             let written = Written::default();
             let writer = written.clone();
-            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-            let _kept = tracing::subscriber::set_default(subscriber);
+            let _kept = logging(move || writer.clone());
             let (store, clock) = (Store::new(answer), Stopped::default());
             let verifier = resolving(&store, &clock).build().unwrap();
             for _ in 0..5 {
@@ -1035,11 +855,384 @@ mod tests {
         assert_eq!(late, Some(TokenError::KeysUnavailable(KeyErrorKind::Timeout)), "past the deadline");
     }
 
+    /// Keys that are loaded behind a gate, for any number of issuers.
+    struct Gated {
+        gate: Semaphore,
+        loads: AtomicUsize,
+        running: AtomicUsize,
+        most: AtomicUsize,
+        answer: fn() -> Result<LoadedKeys, KeyError>,
+    }
+
+    impl Gated {
+        fn shut(answer: fn() -> Result<LoadedKeys, KeyError>) -> Arc<Self> {
+            let (loads, running, most) = Default::default();
+            Arc::new(Self { gate: Semaphore::new(0), loads, running, most, answer })
+        }
+
+        fn open(answer: fn() -> Result<LoadedKeys, KeyError>) -> Arc<Self> {
+            let gated = Self::shut(answer);
+            gated.gate.close();
+            gated
+        }
+
+        /// Loads so far, those that run, and the most that ever did.
+        fn counts(&self) -> [usize; 3] {
+            [&self.loads, &self.running, &self.most].map(|count| count.load(SeqCst))
+        }
+
+        /// Knows everybody, and no key of theirs twice.
+        fn store(self: &Arc<Self>, change: impl Fn(Issuer) -> Issuer + Send + Sync + 'static) -> Arc<Store> {
+            let keys = Arc::clone(self);
+            Store::new(move |name| Ok(Some(change(tenant(name).with_key_source(Arc::clone(&keys))))))
+        }
+    }
+
+    #[async_trait]
+    impl KeySource for Gated {
+        async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
+            self.loads.fetch_add(1, SeqCst);
+            self.most.fetch_max(self.running.fetch_add(1, SeqCst) + 1, SeqCst);
+            let _closed_when_open = self.gate.acquire().await;
+            self.running.fetch_sub(1, SeqCst);
+            (self.answer)()
+        }
+    }
+
+    fn good_keys() -> Result<LoadedKeys, KeyError> {
+        Ok(LoadedKeys::new(public_keys()))
+    }
+
     #[tokio::test]
-    async fn a_flood_of_failures_is_one_line_a_second() {
-        let mut complaint = Complaint::default();
-        let said: Vec<_> = (0..3_000).filter_map(|millis| complaint.speak(Duration::from_millis(millis))).collect();
-        assert_eq!(said, [0, 999, 999]);
+    async fn however_often_its_name_comes_an_issuer_that_nobody_confirmed_has_its_keys_loaded_once_per_floor() {
+        let (keys, clock) = (Gated::open(good_keys), Stopped::default());
+        let store = keys.store(|issuer| issuer);
+        let verifier = Verifier::resolving(issuers(&store).with_max_issuers(1)).with_clock(clock.clone());
+        let verifier = verifier.build().unwrap();
+        for (pass, loads) in [(0, 20), (29, 20), (1, 40), (0, 40)] {
+            clock.pass(pass);
+            let mut refusals = Vec::new();
+            for number in (0..20).cycle().take(200) {
+                refusals.extend(refused(&verifier, &forged(&url(number))).await);
+            }
+            assert!(refusals.iter().all(|error| [UNAVAILABLE, TokenError::Signature].contains(error)));
+            assert_eq!((store.asked(), keys.counts()[0]), (loads, loads), "after {pass} s more");
+        }
+        assert_eq!(verifier.resolved_metrics().unwrap().known, 8);
+        // Who waits out the floor is served as ever.
+        clock.pass(30);
+        assert_eq!(refused(&verifier, &of(&url(0))).await, None);
+    }
+
+    #[tokio::test]
+    async fn an_issuer_that_once_proved_itself_and_one_whose_keys_are_there_at_once_need_no_rest() {
+        let (keys, clock) = (Gated::open(good_keys), Stopped::default());
+        let store = keys.store(|issuer| issuer);
+        let verifier = Verifier::resolving(issuers(&store).with_max_issuers(1)).with_clock(clock.clone());
+        let verifier = verifier.build().unwrap();
+        for number in [1, 2] {
+            assert_eq!(refused(&verifier, &of(&url(number))).await, None);
+        }
+        for round in 0..3 {
+            // In again by a forged token, out by others.
+            for number in [1].into_iter().chain(100 + 10 * round..110 + 10 * round) {
+                assert_eq!(refused(&verifier, &forged(&url(number))).await, Some(TokenError::Signature));
+            }
+            assert!(verifier.verify_now(&of(&url(1)), now()).is_none(), "pushed out");
+        }
+        assert_eq!(refused(&verifier, &of(&url(1))).await, None);
+
+        let store = Store::of_tenants();
+        let tenants = tenants(issuers(&store).with_max_issuers(1), &clock);
+        for number in (0..20).cycle().take(60) {
+            assert!(tenants.resolve(url(number).into()).await.is_ok());
+        }
+        assert_eq!((store.asked(), tenants.sizes()), (60, [8, 0, 0, 0]));
+    }
+
+    #[tokio::test]
+    async fn keys_of_strangers_are_loaded_a_few_at_a_time_and_those_of_issuers_in_use_beside_them() {
+        let (keys, clock) = (Gated::shut(good_keys), Stopped::default());
+        let store = keys.store(|issuer| issuer);
+        let verifier = Verifier::resolving(issuers(&store).with_max_concurrent(2)).with_clock(clock.clone());
+        let verifier = verifier.build().unwrap();
+        let verify = |token: AccessToken| {
+            let verifier = verifier.clone();
+            tokio::spawn(async move { refused(&verifier, &token).await })
+        };
+        keys.gate.add_permits(1);
+        assert_eq!(refused(&verifier, &of(&url(1))).await, None);
+        keys.gate.forget_permits(1);
+        clock.pass(30);
+        let mut strangers = Vec::new();
+        for number in 2..10 {
+            strangers.push(verify(of(&url(number))));
+            settle().await;
+        }
+        assert_eq!((store.asked(), keys.counts()), (9, [3, 2, 2]));
+        let rotated = json!({"alg": "Ed25519", "kid": "rotated"}).to_string();
+        let rotated = verify(seal(Algorithm::Ed25519, rotated, claims(&url(1)).to_string()));
+        settle().await;
+        assert_eq!(keys.counts(), [4, 3, 3], "an issuer in use waits for no stranger");
+        keys.gate.close();
+        for stranger in strangers {
+            assert_eq!(stranger.await.unwrap(), None);
+        }
+        assert_eq!(rotated.await.unwrap(), Some(TokenError::UnknownKey));
+        assert_eq!(keys.counts(), [10, 0, 3]);
+    }
+
+    #[tokio::test]
+    async fn waiting_for_room_to_load_counts_into_the_deadline_of_the_load() {
+        let (stuck, clock) = (Gated::shut(good_keys), Stopped::default());
+        let hasty = CacheSettings::default().with_load_deadline(Duration::from_millis(20));
+        let keys = Arc::clone(&stuck);
+        let store = Store::new(move |name| {
+            let issuer = tenant(name).with_key_source(Arc::clone(&keys));
+            Ok(Some(if name == url(1) { issuer } else { issuer.with_key_cache(hasty.clone()) }))
+        });
+        let verifier = Verifier::resolving(issuers(&store).with_max_concurrent(1)).with_clock(clock).build().unwrap();
+        let first = tokio::spawn({
+            let (verifier, token) = (verifier.clone(), of(&url(1)));
+            async move { refused(&verifier, &token).await }
+        });
+        settle().await;
+        let late = Some(TokenError::KeysUnavailable(KeyErrorKind::Timeout));
+        assert_eq!(refused(&verifier, &of(&url(2))).await, late);
+        assert_eq!(stuck.counts(), [1, 1, 1], "its source was never asked");
+        stuck.gate.close();
+        assert_eq!(first.await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn made_up_names_keep_no_issuer_out_that_once_proved_itself() {
+        let store = Store::shut(|name| Ok(Some(tenant(name))));
+        let tenants = tenants(issuers(&store).with_max_issuers(1).with_max_concurrent(1), &Stopped::default());
+        store.gate.add_permits(1);
+        for number in [1, 2] {
+            let tenant = tenants.resolve(url(number).into()).await.unwrap();
+            tenants.confirm(&tenant);
+        }
+        store.gate.forget_permits(1);
+        assert!(tenants.find(&url(1)).is_none(), "pushed out");
+        let resolve = |number| {
+            tokio::spawn({
+                let tenants = Arc::clone(&tenants);
+                async move { tenants.resolve(url(number).into()).await.err() }
+            })
+        };
+        let stranger = resolve(7);
+        settle().await;
+        assert_eq!(resolve(8).await.unwrap(), Some(Refusal::Unavailable(KeyErrorKind::Unavailable)), "no room");
+        let returning = resolve(1);
+        settle().await;
+        assert_eq!((store.asked(), tenants.sizes()), (4, [1, 0, 2, 1]));
+        store.gate.close();
+        assert_eq!((stranger.await.unwrap(), returning.await.unwrap()), (None, None));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_the_store_removed_has_proved_nothing_any_more() {
+        let is_there = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let flag = Arc::clone(&is_there);
+        let store = Store::new(move |name| Ok(flag.load(SeqCst).then(|| tenant(name))));
+        let tenants = tenants(issuers(&store).with_max_issuers(1), &Stopped::default());
+        for number in [1, 2] {
+            let tenant = tenants.resolve(url(number).into()).await.unwrap();
+            tenants.confirm(&tenant);
+        }
+        assert!([1, 2].iter().all(|number| tenants.lock().shelf.is_proven(&url(number))));
+        is_there.store(false, SeqCst);
+        assert!(tenants.resolve(url(1).into()).await.is_err());
+        assert!(!tenants.lock().shelf.is_proven(&url(1)));
+    }
+
+    #[tokio::test]
+    async fn an_issuer_can_be_asked_for_by_each_of_its_names() {
+        let store = Store::new(|name| {
+            let oauth = Issuer::oauth("https://own.example", "https://api.example").add_alias("https://alias.example");
+            let auth0 = Issuer::auth0("acme.auth0.com", "https://api.example").add_domain("id.acme.example");
+            let issuer = if name.contains("acme") { auth0 } else { oauth };
+            Ok(Some(issuer.with_keys(public_keys())))
+        });
+        let tenants = tenants(issuers(&store), &Stopped::default());
+        for name in
+            ["https://own.example", "https://alias.example", "https://acme.auth0.com/", "https://id.acme.example/"]
+        {
+            let tenant = tenants.resolve(name.into()).await.unwrap();
+            assert_eq!(tenant.id.as_str(), name);
+        }
+        for name in ["https://alias.example/", "https://id.acme.example", "https://other.example"] {
+            assert!(tenants.resolve(name.into()).await.is_err(), "{name}");
+        }
+        let verifier = resolving(&store, &Stopped::default()).build().unwrap();
+        let verified = verifier.verify(&of("https://alias.example"), now()).await.unwrap();
+        assert_eq!(verified.issuer().as_str(), "https://alias.example");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_loses_whom_a_key_signs_for_is_refused_here_too() {
+        struct Forgetful(bool);
+
+        #[async_trait]
+        impl KeySource for Forgetful {
+            async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
+                Ok(LoadedKeys::new(public_keys()))
+            }
+
+            fn keeps_key_issuers(&self) -> bool {
+                self.0
+            }
+        }
+
+        const TENANT: &str = "11111111-aaaa-4bbb-8ccc-000000000001";
+        for keeps in [true, false] {
+            let store = Store::new(move |_| Ok(Some(Issuer::entra(TENANT, "api").with_key_source(Forgetful(keeps)))));
+            let tenants = tenants(issuers(&store), &Stopped::default());
+            let found = tenants.resolve(format!("https://login.microsoftonline.com/{TENANT}/v2.0").into()).await;
+            assert_eq!(found.is_ok(), keeps);
+        }
+    }
+
+    /// What finds out, where the application runs, whether the directory is locked.
+    #[derive(Clone, Default)]
+    struct Watchman {
+        directory: Arc<std::sync::OnceLock<std::sync::Weak<Directory>>>,
+        calls: Arc<AtomicUsize>,
+        locked: Arc<AtomicUsize>,
+    }
+
+    impl Watchman {
+        fn look(&self) {
+            let directory = self.directory.get().and_then(std::sync::Weak::upgrade);
+            if let Some(directory) = directory {
+                self.calls.fetch_add(1, SeqCst);
+                self.locked.fetch_add(usize::from(directory.state.try_lock().is_err()), SeqCst);
+            }
+        }
+
+        fn counts(&self) -> [usize; 2] {
+            [&self.calls, &self.locked].map(|count| count.load(SeqCst))
+        }
+    }
+
+    impl Drop for Watchman {
+        fn drop(&mut self) {
+            self.look();
+        }
+    }
+
+    impl io::Write for Watchman {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.look();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Watched(Arc<Watchman>);
+
+    impl Drop for Watched {
+        fn drop(&mut self) {
+            self.0.look();
+        }
+    }
+
+    #[async_trait]
+    impl KeySource for Watched {
+        async fn load(self: Arc<Self>, _: LoadRequest) -> Result<LoadedKeys, KeyError> {
+            good_keys()
+        }
+
+        fn load_now(&self) -> Option<Result<LoadedKeys, KeyError>> {
+            self.0.look();
+            Some(good_keys())
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_of_the_application_runs_while_the_directory_is_locked() {
+        let (watchman, clock) = (Arc::new(Watchman::default()), Stopped::default());
+        let is_there = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let (keys, flag) = (Arc::clone(&watchman), Arc::clone(&is_there));
+        let store = Store::shut(move |name| {
+            let issuer = tenant(name).with_key_source(Watched(Arc::clone(&keys)));
+            Ok(flag.load(SeqCst).then_some(issuer))
+        });
+        store.gate.add_permits(1);
+        let tenants = tenants(issuers(&store).with_max_issuers(1).with_max_concurrent(1), &clock);
+        watchman.directory.set(Arc::downgrade(&tenants)).unwrap();
+        let mut seen = 0;
+        let mut saw = |what: &str, least: usize| {
+            let [calls, locked] = watchman.counts();
+            assert!(calls >= seen + least, "{what}");
+            assert_eq!(locked, 0, "{what}");
+            seen = calls;
+        };
+        for number in 0..10 {
+            assert!(tenants.resolve(url(number).into()).await.is_ok());
+        }
+        saw("ten are asked for keys, two pushed out", 12);
+        for number in [8, 9] {
+            let Some(Ok(tenant)) = tenants.find(&url(number)) else { panic!("{number}") };
+            tenants.confirm(&tenant);
+        }
+        saw("one in use pushes out another", 1);
+        clock.pass(240);
+        assert!(tenants.find(&url(9)).is_some());
+        settle().await;
+        saw("one is renewed: new keys come, old ones go", 2);
+        is_there.store(false, SeqCst);
+        clock.pass(240);
+        assert!(tenants.find(&url(9)).is_some());
+        settle().await;
+        saw("one is removed", 1);
+
+        let writer = Watchman::clone(&watchman);
+        let _kept = logging(move || writer.clone());
+        store.gate.forget_permits(1);
+        let waiting = tokio::spawn({
+            let tenants = Arc::clone(&tenants);
+            async move { tenants.resolve(url(20).into()).await.is_ok() }
+        });
+        settle().await;
+        assert!(tenants.resolve(url(21).into()).await.is_err());
+        saw("too many look-ups are a line of the log", 1);
+        waiting.abort();
+    }
+
+    #[tokio::test]
+    async fn however_many_issuers_are_looked_up_their_keys_are_a_few_lines_of_the_log() {
+        fn odd_keys() -> Result<LoadedKeys, KeyError> {
+            let document = br#"{"keys":[{"kty":"a"},{"kty":"b"},{"kty":"OKP","crv":"Ed25519","kid":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+            Ok(LoadedKeys::new(JwkSet::parse(document).unwrap()))
+        }
+        type Answer = fn() -> Result<LoadedKeys, KeyError>;
+        let rows: [(&str, Answer, &str); 4] = [
+            ("good", good_keys, ""),
+            ("two are odd", odd_keys, "count=2"),
+            ("down", || Err(KeyError::unavailable("down")), "could not be loaded"),
+            ("panics", || panic!("scripted"), "could not be loaded"),
+        ];
+        for (name, answer, words) in rows {
+            let written = Written::default();
+            let writer = written.clone();
+            let _kept = logging(move || writer.clone());
+            let (store, clock) = (Gated::open(answer).store(|issuer| issuer), Stopped::default());
+            let verifier = resolving(&store, &clock).build().unwrap();
+            for second in 0..2 {
+                for number in 0..50 {
+                    assert!(refused(&verifier, &forged(&url(100 * second + number))).await.is_some(), "{name}");
+                }
+                clock.pass(1);
+            }
+            let log = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(log.lines().count(), if words.is_empty() { 0 } else { 2 }, "{name}: {log}");
+            assert!(log.lines().all(|line| line.contains(words)), "{name}: {log}");
+        }
     }
 
     #[test]

@@ -16,8 +16,9 @@ use crate::outbound::Outbound;
 /// like one.
 ///
 /// The answer is the whole configuration of that issuer, its audience and its keys included, or `None` when there is no such issuer.
-/// It is held to the rules of [`VerifierBuilder::build`](super::VerifierBuilder::build), and its [`url`](Issuer::url) must be the text that
-/// was asked for. What is kept of answers, and for how long, is for [`ResolvedIssuers`] to say.
+/// It is held to the rules of [`VerifierBuilder::build`](super::VerifierBuilder::build), and one of its names must be the text that was
+/// asked for: its [`url`](Issuer::url), or a further one ([`Issuer::add_alias`], [`Issuer::add_domain`]). What is kept of answers, and for
+/// how long, is for [`ResolvedIssuers`] to say.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -114,29 +115,42 @@ impl ResolveError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResolvedMetrics {
-    /// Issuers that the resolver vouched for. At [`with_max_issuers`](ResolvedIssuers::with_max_issuers) they push each other out.
+    /// Issuers that the resolver vouched for, with a verified token and without. How many there may be of each is for
+    /// [`with_max_issuers`](ResolvedIssuers::with_max_issuers) to say; beyond that they push each other out.
     pub known: usize,
-    /// Names that were refused of late: unknown, or the look-up failed. At most 10 000.
+    /// Names that were refused of late: at most 10 000 that are unknown or whose look-up failed, and at most 10 000 issuers that were pushed
+    /// out before a token of theirs verified.
     pub refused: usize,
-    /// Look-ups under way. At [`with_max_concurrent`](ResolvedIssuers::with_max_concurrent) new names are answered 503.
+    /// Look-ups under way, at most twice [`with_max_concurrent`](ResolvedIssuers::with_max_concurrent): what is beyond is answered 503.
     pub in_flight: usize,
 }
 
 /// Issuers that are looked up when a token names them, and the bounds in which their number, their age and the look-ups are kept.
 ///
-/// - **A limited number** of them, each with its rules and its keys, is in memory. Only a token that verified makes its issuer a
-///   recent one; those without such a token are the first to go. So tokens that somebody made up, even in the names of real
-///   issuers, push out each other and not those that are in use.
+/// - **A limited number** of them, each with its rules and its keys, is in memory. Those of which a token verified push out each other, the
+///   one first whose last token is the oldest. The others have a small room of their own
+///   ([`with_max_issuers`](Self::with_max_issuers)), so tokens that somebody made up, even in the names of real issuers, push out each
+///   other and none that is in use. An issuer with several names is there once for each name that tokens give.
+/// - **Loads of keys** that made-up tokens can cause are few. An issuer that is pushed out before a token of it verified is *unavailable*
+///   (503), and not looked up, until the floor of its key cache
+///   ([`with_unknown_kid_floor`](crate::key::CacheSettings::with_unknown_kid_floor), 30 s) has passed since its keys began to load; at most
+///   10 000 names are remembered for that. Of issuers without a verified token at most
+///   [`with_max_concurrent`](Self::with_max_concurrent) load their keys at once, and 1 024 more wait within their load deadline. All this is
+///   not for issuers whose keys are there at once.
+/// - **Names that once proved themselves**, those of issuers that were pushed out after a token of them had verified, the last 10 000 as
+///   keyed hashes, are looked up at any time, and in the room of those in memory.
 /// - **A limited life.** An issuer is looked up again from 80 % of its life on, without anybody waiting, so that one which was
 ///   removed, or has another audience, counts no longer than that. Keys are kept across it where they come from the same place: the
 ///   same address, or clones of one [`Issuer`], under the same [`CacheSettings`](crate::key::CacheSettings).
 /// - **Names that are not known** are remembered for a while, as keyed hashes, 10 000 at most.
 /// - **One look-up per issuer** at a time, in a task of its own, up to a deadline. Only so many at once: what is beyond is
-///   *unavailable* (503), never *unknown* (401). Issuers in memory have as much room again for being looked up anew, so that a flood of
-///   made-up names cannot keep them from it.
+///   *unavailable* (503), never *unknown* (401). Names in which a token verified have as much room again, so that a flood of made-up names
+///   cannot keep them from being looked up anew.
 /// - **Failure** of the resolver, a panic, its deadline, and a configuration that would not build are
 ///   [`KeysUnavailable`](super::TokenError::KeysUnavailable): our fault, not the token's. The log names the configuration's field, and
 ///   the issuer by its SHA-256 alone.
+/// - **A line of the log** of each kind at most once a second, with the number of those that went unsaid: also for keys that cannot be
+///   loaded or used. That the keys of a resolved issuer changed is not logged.
 ///
 /// Issuers that are configured for good go first, and the resolver never hears of their tokens.
 ///
@@ -171,7 +185,7 @@ impl ResolvedIssuers {
             lifetime: Duration::from_mins(5),
             unknown_lifetime: Duration::from_secs(30),
             deadline: Duration::from_secs(3),
-            max_concurrent: 64,
+            max_concurrent: 16,
         };
         Self {
             resolver: Arc::new(resolver),
@@ -190,7 +204,8 @@ impl ResolvedIssuers {
         self
     }
 
-    /// How many issuers are kept in memory. Default 1 024; from 1 to 65 536.
+    /// How many issuers are kept in memory of which a token verified. Default 1 024; from 1 to 65 536. A sixteenth as many, 8 at least and
+    /// 256 at most, are kept of the others.
     #[must_use]
     pub const fn with_max_issuers(mut self, issuers: usize) -> Self {
         self.settings.max_issuers = issuers;
@@ -220,8 +235,11 @@ impl ResolvedIssuers {
         self
     }
 
-    /// How many look-ups may run at once: for names that are not in memory, and as many again for those that are. Default 64; from 1 to
-    /// 1 024.
+    /// How many look-ups may run at once for names in which no token has verified, and as many again for those in which one has; and, in
+    /// the same way, how many loads of keys of issuers that are not in use. Default 16; from 1 to 1 024.
+    ///
+    /// Each look-up may hold a connection to the resolver's store: keep twice this number below the size of its pool, or give the resolver
+    /// a pool of its own, so that strangers cannot take the connections that the rest of the application needs.
     #[must_use]
     pub const fn with_max_concurrent(mut self, lookups: usize) -> Self {
         self.settings.max_concurrent = lookups;
@@ -230,6 +248,11 @@ impl ResolvedIssuers {
 }
 
 impl Settings {
+    /// How many issuers are kept of which no token has verified: enough for those whose first token is on its way.
+    pub(super) fn probation(&self) -> usize {
+        (self.max_issuers / 16).clamp(8, 256)
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let (nano, second) = (Duration::from_nanos(1), Duration::from_secs(1));
         for (field, value, least, most) in [

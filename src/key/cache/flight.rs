@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::Cache;
-use crate::key::{JwkSet, KeyError, KeyErrorKind, LoadRequest, LoadedKeys, snapshot::Snapshot};
+use crate::key::{JwkSet, KeyError, KeyErrorKind, LoadRequest, LoadedKeys, Voice, snapshot::Snapshot};
 
 /// One load. Whatever becomes of it, its end is recorded and announced.
 pub(super) struct Flight {
@@ -57,32 +57,36 @@ impl Flight {
         self.landed = true;
         // Whoever subscribes to the log may panic: by now that can lose neither the keys nor the failure.
         match outcome {
-            Ok(loaded) => self.tell_keys(&before, &loaded.set),
-            Err(error) => self.tell_failure(&error),
+            Ok(loaded) => self.tell_keys(&before, &loaded.set, now),
+            Err(error) => self.tell_failure(&error, now),
         }
     }
 
-    fn tell_keys(&self, before: &Snapshot, set: &JwkSet) {
+    fn tell_keys(&self, before: &Snapshot, set: &JwkSet, now: Duration) {
         let cache = &self.cache;
         cache.told_stale.store(false, Ordering::Relaxed);
         if before.differs_from(set) {
-            announce(&cache.name, set);
+            announce(&cache.name, set, &cache.settings.voice, now);
         }
-        if before.failure().is_some() {
+        if before.failure().is_some() && cache.settings.voice.speak(|lines| &lines.recovered, now).is_some() {
             tracing::info!(keys = &*cache.name, "keys can be loaded again");
         }
         cache.keep(set);
     }
 
-    fn tell_failure(&self, error: &KeyError) {
-        self.cache.counters.failures.add_one();
-        tracing::warn!(
-            keys = &*self.cache.name,
-            kind = error.kind().text(),
-            cause = causes(error),
-            unknown_kid_bytes = self.kid.as_ref().map(|kid| kid.len()),
-            "keys could not be loaded"
-        );
+    fn tell_failure(&self, error: &KeyError, now: Duration) {
+        let Cache { counters, settings, name, .. } = &*self.cache;
+        counters.failures.add_one();
+        if let Some(unsaid) = settings.voice.speak(|lines| &lines.failed, now) {
+            tracing::warn!(
+                keys = &**name,
+                kind = error.kind().text(),
+                cause = causes(error),
+                unknown_kid_bytes = self.kid.as_ref().map(|kid| kid.len()),
+                unsaid = (unsaid > 0).then_some(unsaid),
+                "keys could not be loaded"
+            );
+        }
     }
 }
 
@@ -98,7 +102,9 @@ impl Drop for Flight {
         cache.snapshot.store(Arc::new(failed));
         cache.release();
         cache.counters.failures.add_one();
-        tracing::warn!(keys = &*cache.name, "keys could not be loaded: the source panicked or its runtime is gone");
+        if cache.settings.voice.speak(|lines| &lines.failed, now).is_some() {
+            tracing::warn!(keys = &*cache.name, "keys could not be loaded: the source panicked or its runtime is gone");
+        }
     }
 }
 
@@ -107,7 +113,17 @@ pub(super) fn usable(loaded: LoadedKeys) -> Result<LoadedKeys, KeyError> {
     if loaded.set.is_empty() { Err(KeyError::invalid_document("no usable key")) } else { Ok(loaded) }
 }
 
-pub(super) fn announce(name: &str, set: &JwkSet) {
+pub(super) fn announce(name: &str, set: &JwkSet, voice: &Voice, now: Duration) {
+    if voice.is_shared() {
+        let skipped = set.skipped();
+        if let Some(first) = skipped.first()
+            && let Some(unsaid) = voice.speak(|lines| &lines.skipped, now)
+        {
+            let (count, unsaid) = (skipped.len(), (unsaid > 0).then_some(unsaid));
+            tracing::warn!(keys = name, count, first = first.why, unsaid, "keys of the document are not used");
+        }
+        return;
+    }
     for skipped in set.skipped() {
         tracing::warn!(keys = name, index = skipped.index, why = skipped.why, "a key of the document is not used");
     }

@@ -19,7 +19,10 @@ pub async fn issuer_resolver(resolver: Arc<dyn ResolveIssuer>, known: &[&str]) {
             let issuer = asked.await.expect("a resolver must answer with an error rather than panic");
             let issuer = issuer.expect("a resolver that works must find an issuer that it knows");
             let issuer = issuer.unwrap_or_else(|| panic!("a resolver must find an issuer that it knows: `{name}`"));
-            assert_eq!(issuer.url(), *name, "a resolver must give the issuer that was asked for, byte for byte");
+            assert!(
+                issuer.is_called(name),
+                "a resolver must give the issuer that was asked for, byte for byte: `{name}`"
+            );
             given.push(format!("{issuer:?}"));
             if let Err(error) = issuer.check() {
                 panic!("a resolver must give configurations that can be used: {error}");

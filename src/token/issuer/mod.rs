@@ -306,6 +306,25 @@ impl Issuer {
         Ok(self)
     }
 
+    /// Loads the keys through what `wrap` makes of their source, where that is known already.
+    pub(super) fn loading_through(mut self, wrap: impl FnOnce(Arc<dyn KeySource>) -> Arc<dyn KeySource>) -> Self {
+        if let Keys::Source(source) = &mut self.keys {
+            *source = wrap(Arc::clone(source));
+        }
+        self
+    }
+
+    /// Whether this is one of the names that its tokens give it.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.names().any(|own| own == name)
+    }
+
+    /// The first of them is [`url`](Self::url).
+    fn names(&self) -> impl Iterator<Item = String> {
+        let domains = self.domains.iter().map(|domain| auth0::id_of(domain));
+        self.ids.iter().cloned().chain(domains).chain(self.aliases.iter().cloned())
+    }
+
     pub(super) fn key_origin(&self) -> KeyOrigin {
         KeyOrigin { url: self.url().to_owned(), keys: self.keys.clone(), cache: self.key_cache.clone() }
     }
@@ -344,8 +363,7 @@ impl Issuer {
             Some(secret) => KeyMode::Secret(secret.clone()),
             None => KeyMode::Source(self.checked_source()?),
         };
-        let domains = self.domains.iter().map(|domain| auth0::id_of(domain));
-        let ids: Vec<_> = self.ids.into_iter().chain(domains).chain(self.aliases).map(IssuerId::new).collect();
+        let ids: Vec<_> = self.names().map(IssuerId::new).collect();
         let mut parties = HashMap::<_, Vec<_>>::new();
         for id in &ids {
             let tenant = (self.profile.tenant_in_name)(id.as_str());
