@@ -1,4 +1,5 @@
 mod auth0;
+mod check;
 mod cognito;
 mod entra;
 mod firebase;
@@ -6,6 +7,7 @@ mod github_actions;
 mod google;
 mod google_iap;
 mod keycloak;
+mod keys;
 mod kubernetes;
 mod oauth;
 mod okta;
@@ -20,25 +22,25 @@ mod tenants;
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
-use http::Uri;
-
-pub use self::{permissions::Permissions, tenants::Tenants};
+use self::{
+    check::{MAX_LIFETIME, check_url},
+    keys::Keys,
+};
 pub(super) use self::{
+    keys::{KeyMode, KeyOrigin},
     profile::{Expectations, Facts, Profile, ScopeClaim},
     spiffe::SpiffeId,
 };
+pub use self::{permissions::Permissions, tenants::Tenants};
 use crate::{
     ConfigError,
     key::{Algorithm, CacheSettings, Fixed, JwkSet, KeySource, SharedSecret},
     principal::{Audience, ClientId, IssuerId},
 };
-#[cfg(feature = "remote-jwks")]
-use crate::{key::Remote, outbound::Outbound};
 
 /// An issuer whose access tokens are accepted: who it is, for whom its tokens must be, and how it writes them.
 ///
@@ -100,22 +102,6 @@ pub struct Issuer {
     keys: Keys,
     secret: Option<SharedSecret>,
     key_cache: CacheSettings,
-}
-
-#[derive(Clone)]
-enum Keys {
-    Discovery,
-    Url(String),
-    Bundle(String),
-    Source(Arc<dyn KeySource>),
-    /// To be given: this kind of issuer publishes them to nobody that it does not know.
-    Given,
-}
-
-/// What the signatures of a checked [`Issuer`] are verified with: public keys or one secret, and never both.
-pub(super) enum KeyMode {
-    Source(Arc<dyn KeySource>),
-    Secret(SharedSecret),
 }
 
 impl Issuer {
@@ -290,30 +276,6 @@ impl Issuer {
         self.ids.first().map_or("", String::as_str)
     }
 
-    /// Fetches the keys, where they have an address, through this client: what many issuers share.
-    #[cfg(feature = "remote-jwks")]
-    pub(super) fn fetching_through(mut self, outbound: &Outbound) -> Result<Self, ConfigError> {
-        if self.secret.is_some() {
-            return Ok(self);
-        }
-        let remote = match &self.keys {
-            Keys::Discovery => Remote::discover(self.url()),
-            Keys::Url(url) => Remote::url(url),
-            Keys::Bundle(url) => Remote::bundle(url),
-            Keys::Source(_) | Keys::Given => return Ok(self),
-        };
-        self.keys = Keys::Source(Arc::new(remote.with_outbound(outbound.clone()).build()?));
-        Ok(self)
-    }
-
-    /// Loads the keys through what `wrap` makes of their source, where that is known already.
-    pub(super) fn loading_through(mut self, wrap: impl FnOnce(Arc<dyn KeySource>) -> Arc<dyn KeySource>) -> Self {
-        if let Keys::Source(source) = &mut self.keys {
-            *source = wrap(Arc::clone(source));
-        }
-        self
-    }
-
     /// Whether this is one of the names that its tokens give it.
     pub(crate) fn is_called(&self, name: &str) -> bool {
         self.names().any(|own| own == name)
@@ -323,10 +285,6 @@ impl Issuer {
     fn names(&self) -> impl Iterator<Item = String> {
         let domains = self.domains.iter().map(|domain| auth0::id_of(domain));
         self.ids.iter().cloned().chain(domains).chain(self.aliases.iter().cloned())
-    }
-
-    pub(super) fn key_origin(&self) -> KeyOrigin {
-        KeyOrigin { url: self.url().to_owned(), keys: self.keys.clone(), cache: self.key_cache.clone() }
     }
 
     /// Checks the configuration, for the conformance suite of resolvers.
@@ -385,139 +343,6 @@ impl Issuer {
         };
         Ok((expectations, keys))
     }
-
-    fn check_names(&self) -> Result<(), ConfigError> {
-        if let Some(domain) = self.domains.first().filter(|_| !self.profile.has_domains) {
-            let remedy = "only Auth0 tenants have domains: `add_alias` adds a name to other issuers";
-            return Err(ConfigError::invalid("issuer.domain", domain, remedy));
-        }
-        if let Some(alias) = self.aliases.first().filter(|_| !self.profile.has_aliases) {
-            let remedy = "the names of this kind of issuer are fixed: use `add_domain` at Auth0, leave `add_alias` out elsewhere";
-            return Err(ConfigError::invalid("issuer.alias", alias, remedy));
-        }
-        self.aliases.iter().try_for_each(|alias| check_url(alias))
-    }
-
-    /// Switches that would mean nothing are refused: who sets one relies on it.
-    fn check_switches(&self) -> Result<(), ConfigError> {
-        let odd =
-            |field: &'static str, value: String, remedy: &'static str| Err(ConfigError::invalid(field, value, remedy));
-        if let Some(clients) = &self.clients {
-            let value = format!("{clients:?}");
-            if self.profile.client.is_empty() {
-                return odd(
-                    "issuer.clients",
-                    value,
-                    "tokens of this kind of issuer name no client: leave `with_clients` out",
-                );
-            }
-            if clients.is_empty() || clients.iter().any(|client| client.trim().is_empty()) {
-                return odd("issuer.clients", value, "name each client by its id, at least one");
-            }
-        }
-        self.tenants.check()?;
-        if self.tenants.are_required() && self.profile.tenant.is_empty() {
-            let remedy = "tokens of this kind of issuer name no tenant: leave `with_tenants` out";
-            return odd("issuer.tenants", format!("{:?}", self.tenants), remedy);
-        }
-        if self.permissions != Permissions::Apart && self.profile.permissions.is_none() {
-            let remedy = "tokens of this kind of issuer have no permissions: leave `with_permissions` out";
-            return odd("issuer.permissions", format!("{:?}", self.permissions), remedy);
-        }
-        if self.requires_token_id && self.profile.token_id.is_none() {
-            let remedy =
-                "tokens of this kind of issuer have no id: leave `require_token_id` out, the thumbprint names them";
-            return odd("issuer.require_token_id", "true".to_owned(), remedy);
-        }
-        Ok(())
-    }
-
-    fn check_limits(&self) -> Result<(), ConfigError> {
-        let odd = |field: &'static str, value: Duration, remedy: &'static str| {
-            Err(ConfigError::invalid(field, format!("{value:?}"), remedy))
-        };
-        if self.leeway > MAX_LEEWAY {
-            let remedy = "choose at most 120 s; set the clocks with NTP if that is not enough";
-            return odd("issuer.leeway", self.leeway, remedy);
-        }
-        if self.max_lifetime < MIN_LIMIT {
-            let remedy = "choose how long a token may live, such as 1 h, and no less than 1 s";
-            return odd("issuer.max_lifetime", self.max_lifetime, remedy);
-        }
-        if self.max_lifetime > MAX_LIFETIME && !self.is_lifetime_raised {
-            let remedy = "choose at most 24 h, or say `dangerous_max_lifetime`";
-            return odd("issuer.max_lifetime", self.max_lifetime, remedy);
-        }
-        match self.max_age {
-            Some(age) if age < MIN_LIMIT => odd(
-                "issuer.max_age",
-                age,
-                "choose how old a token may be, such as 1 h, and no less than 1 s; leave it out for no limit",
-            ),
-            Some(age) if age > self.max_lifetime => odd(
-                "issuer.max_age",
-                age,
-                "choose no more than the longest life (`with_max_lifetime`): older tokens have expired anyway",
-            ),
-            _ => Ok(()),
-        }
-    }
-
-    fn checked_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
-        let source = self.key_source()?;
-        if self.profile.keys_name_issuers && !source.keeps_key_issuers() {
-            let remedy = "leave `with_key_source` out, or give `key::Remote`: each key of this kind of issuer names the one issuer that it signs \
-                          for, and this source does not keep the name";
-            return Err(ConfigError::invalid("issuer.key_source", self.url(), remedy));
-        }
-        Ok(source)
-    }
-
-    #[cfg(feature = "remote-jwks")]
-    fn key_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
-        Ok(match &self.keys {
-            Keys::Discovery => Arc::new(Remote::discover(self.url()).build()?),
-            Keys::Url(url) => Arc::new(Remote::url(url).build()?),
-            Keys::Bundle(url) => Arc::new(Remote::bundle(url).build()?),
-            Keys::Source(source) => Arc::clone(source),
-            Keys::Given => return Err(no_keys()),
-        })
-    }
-
-    #[cfg(not(feature = "remote-jwks"))]
-    fn key_source(&self) -> Result<Arc<dyn KeySource>, ConfigError> {
-        let missing = |field: &'static str| ConfigError::FeatureMissing { field: field.into(), feature: "remote-jwks" };
-        match &self.keys {
-            Keys::Discovery => Err(missing("issuer.keys")),
-            Keys::Url(_) => Err(missing("issuer.jwks_url")),
-            Keys::Bundle(_) => Err(missing("issuer.bundle_url")),
-            Keys::Source(source) => Ok(Arc::clone(source)),
-            Keys::Given => Err(no_keys()),
-        }
-    }
-
-    /// A secret stands alone: of two ways to prove who made a token, one would go unused, or worse, not.
-    fn check_secret(&self) -> Result<(), ConfigError> {
-        if self.secret.is_none() {
-            return Ok(());
-        }
-        let odd = |remedy: &'static str| Err(ConfigError::invalid("issuer.shared_secret", "(redacted)", remedy));
-        // A profile that lists algorithms knows what its issuer signs with, and that is never a secret.
-        if self.profile.algorithms != Algorithm::ALL {
-            return odd("leave it out: this kind of issuer signs with keys that it publishes");
-        }
-        if self.algorithms.is_some() {
-            return odd("leave `with_algorithms` out: a shared secret means HS256 and nothing else");
-        }
-        if !matches!(self.keys, Keys::Discovery | Keys::Given) {
-            return odd("a secret never stands beside keys: leave one of the two out");
-        }
-        if self.key_cache != CacheSettings::default() {
-            let remedy = "a shared secret is never loaded: leave `with_key_cache` out";
-            return Err(ConfigError::invalid("issuer.key_cache", format!("{:?}", self.key_cache), remedy));
-        }
-        Ok(())
-    }
 }
 
 impl fmt::Debug for Issuer {
@@ -535,66 +360,12 @@ impl fmt::Debug for Issuer {
     }
 }
 
-/// Where an issuer's keys come from and how they are kept, to tell whether keys that were loaded for one configuration serve another.
-pub(super) struct KeyOrigin {
-    url: String,
-    keys: Keys,
-    cache: CacheSettings,
-}
-
-impl KeyOrigin {
-    pub(super) fn is_same_as(&self, other: &Self) -> bool {
-        let is_same_place = match (&self.keys, &other.keys) {
-            (Keys::Discovery, Keys::Discovery) => true,
-            (Keys::Url(one), Keys::Url(two)) | (Keys::Bundle(one), Keys::Bundle(two)) => one == two,
-            (Keys::Source(one), Keys::Source(two)) => Arc::ptr_eq(one, two),
-            _ => false,
-        };
-        self.url == other.url && self.cache == other.cache && is_same_place
-    }
-}
-
-fn no_keys() -> ConfigError {
-    ConfigError::missing(
-        "issuer.keys",
-        "give the keys (`with_keys`), or where they are to be had (`with_jwks_url`, `with_key_source`): discovery wants credentials here",
-    )
-}
-
 /// True for text that is safe inside a host name or a path of its own: no dot at an end, nothing that ends a segment.
 fn is_plain_label(label: &str) -> bool {
     let is_legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !label.is_empty() && label.bytes().all(is_legal)
 }
 
-/// [RFC 8414 §2](https://www.rfc-editor.org/rfc/rfc8414#section-2): an https URL without query and fragment.
-fn check_url(url: &str) -> Result<(), ConfigError> {
-    let odd = |remedy: &'static str| Err(ConfigError::invalid("issuer.url", url, remedy));
-    let Ok(uri) = url.parse::<Uri>() else {
-        return odd("give the issuer's URL as it stands in `iss`, such as `https://login.example.com/`");
-    };
-    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return odd("give the whole URL, scheme included, as it stands in `iss`");
-    };
-    if authority.as_str().contains('@') || uri.query().is_some() || url.contains('#') {
-        return odd("an issuer has no user, query or fragment: give the URL as it stands in `iss`");
-    }
-    match scheme {
-        "https" => Ok(()),
-        "http" if is_loopback(authority.host()) => Ok(()),
-        _ => odd("use https; http is for loopback addresses alone"),
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-const MAX_LEEWAY: Duration = Duration::from_secs(120);
-/// A day, which is Auth0's own.
-const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-const MIN_LIMIT: Duration = Duration::from_secs(1);
 const BLANK_AUDIENCE: &str = "name the identifier of this API, as the issuer writes it into `aud`";
 
 #[cfg(test)]
