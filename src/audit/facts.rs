@@ -1,15 +1,18 @@
+use std::sync::Arc;
+
 use super::{
-    AuditRecord, RecordedActor, RecordedClaims, RecordedConfirmation, RecordedKey, RecordedPolicy, RecordedRoute,
-    Verdict,
+    AuditRecord, Kind, RecordedActor, RecordedClaims, RecordedConfirmation, RecordedKey, RecordedPolicy, RecordedRoute,
+    RecordedShadow, Verdict,
     queue::{Share, Slot},
     text::{clean, clean_all},
 };
 use crate::{
-    denial::{Denial, Reason, Stage},
-    policy::Decision,
+    denial::{Denial, Reason, RequestId, Stage},
+    policy::{Decision, PolicyInput, ShadowDifference},
     principal::{Actor, Confirmation, Principal},
     route::Route,
     rules::Demand,
+    time::UnixTime,
     token::{Claimed, VerifiedToken},
 };
 
@@ -97,7 +100,35 @@ pub(super) fn recorded_policy(decision: &Decision) -> RecordedPolicy {
         revision: clean(decision.revision().as_str()),
         decision_id: clean(decision.id().as_str()),
         reasons: clean_all(decision.reasons().iter().map(String::as_str), REASONS),
+        decided_by: decision.decided_by().map(clean),
+        cached: decision.is_cached(),
     }
+}
+
+/// The record of a call about which two policies differ. It was enforced what the live one said; the difference was not.
+pub(super) fn shadow_record(seen: &ShadowDifference, time: UnixTime, service: Option<Arc<str>>) -> AuditRecord {
+    let PolicyInput { subject, action, resource, context, credential } = &seen.input;
+    let text = |text: &str| (!text.is_empty()).then(|| clean(text));
+    let mut record = AuditRecord::new(Kind::Shadow, time, service);
+    record.request_id = RequestId::parse(&context.request_id);
+    record.trace_id = text(&context.trace_id);
+    record.user_id = text(&subject.id);
+    record.issuer = text(&subject.properties.issuer);
+    record.client_id = text(&subject.properties.client_id);
+    record.tenant = text(&subject.properties.tenant);
+    record.thumbprint = credential.as_ref().map(|credential| clean(credential.thumbprint.as_str()));
+    record.exp = credential.as_ref().map(|credential| credential.expires_at.as_secs());
+    record.method = text(&action.method);
+    record.route = Some(RecordedRoute { template: text(&resource.id), rule: None, tenant: None });
+    record.stage = Some(Stage::Policy);
+    record.policy = seen.live.as_ref().ok().map(recorded_policy);
+    record.reason = seen.live.as_ref().err().map(|kind| kind.code());
+    record.shadow = Some(RecordedShadow {
+        policy: seen.candidate.as_ref().ok().map(recorded_policy),
+        error: seen.candidate.as_ref().err().map(|kind| kind.code()),
+    });
+    record.enforced = false;
+    record
 }
 
 fn fill_principal(principal: &Principal, record: &mut AuditRecord) {

@@ -4,12 +4,14 @@ use tokio::sync::watch;
 
 use super::{
     AuditRecord, AuditSink,
+    facts::shadow_record,
     queue::{Queue, Share, Slot},
     writer::{FIRST_BACKOFF, Progress, Writer},
 };
 use crate::{
     ConfigError,
     health::Health,
+    policy::ShadowDifference,
     time::{Clock, SystemClock},
 };
 
@@ -128,6 +130,13 @@ impl Audit {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.0.queue.tally().lost()
+    }
+
+    /// Records that a policy which is tried out does not agree with the one that is enforced
+    /// ([`Shadow`](crate::policy::Shadow)). Takes room of the half that unauthenticated requests may use; where there is none, the
+    /// record is left out: the shadow has counted the difference.
+    pub fn differed(&self, difference: &ShadowDifference) {
+        self.put(None, Share::Half, shadow_record(difference, self.clock().now(), self.service()));
     }
 
     /// What happens when there is no room.

@@ -27,7 +27,7 @@ pub use json_lines::JsonLines;
 pub use memory::Memory;
 pub use record::{
     Answer, AuditRecord, Gap, Kind, Outcome, Phase, RecordedActor, RecordedClaims, RecordedConfirmation, RecordedKey,
-    RecordedPolicy, RecordedRoute, Verdict,
+    RecordedPolicy, RecordedRoute, RecordedShadow, Verdict,
 };
 pub use sink::{AuditError, AuditSink};
 pub(crate) use trace_context::trace_id;

@@ -120,8 +120,8 @@ impl Tally {
         let (lost, lost_ends) = match kind {
             Kind::Request => (1, 0),
             Kind::End => (0, 1),
-            // What a gap counts was counted before.
-            Kind::Gap => return,
+            // What a gap counts was counted before, and a shadow's difference is no request: whoever compares has counted it.
+            Kind::Gap | Kind::Shadow => return,
         };
         self.lost.fetch_add(1, Ordering::AcqRel);
         self.keep_gap(Gap { lost, lost_ends, from: time, to: time });

@@ -12,7 +12,8 @@ use crate::{
 /// One record of the audit trail.
 ///
 /// Serialises as one JSON object. Members are only ever added within one [`schema`](Self::schema) version; those that have no
-/// value are `null`, but for `claimed`, `gap` and the `tenant` of `route`, which are left out.
+/// value are `null`, but for `claimed`, `gap`, `shadow` and the `tenant` of `route`, which are left
+/// out.
 ///
 /// Holds no credential: no `Authorization`, no cookie, no token text, no query, no body. Every text in it that somebody
 /// outside chose is at most 256 bytes long (cut ones end in `…`) and has its control, bidirectional and zero-width characters
@@ -93,6 +94,10 @@ pub struct AuditRecord {
     /// What was lost; only in a gap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gap: Option<Gap>,
+    /// What the policy that is tried out would have said; only in a record of that kind, where [`policy`](Self::policy) is what was
+    /// enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<RecordedShadow>,
     /// True: what the record says was enforced, not merely observed.
     pub enforced: bool,
 }
@@ -108,6 +113,9 @@ pub enum Kind {
     End,
     /// Records that could not be kept.
     Gap,
+    /// A call about which a policy that is tried out does not agree with the one that is enforced: beside the request's own record, and
+    /// with the same request id.
+    Shadow,
 }
 
 /// How a request came out.
@@ -229,6 +237,20 @@ pub struct RecordedPolicy {
     pub decision_id: String,
     /// Why, in the policy's words. At most 16, then `…`.
     pub reasons: Vec<String>,
+    /// Which of several backends decided; `None` where there is one.
+    pub decided_by: Option<String>,
+    /// True when the decision was made for an earlier, equal question.
+    pub cached: bool,
+}
+
+/// What a policy that is tried out would have said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RecordedShadow {
+    /// Its decision; `None` when it came to none.
+    pub policy: Option<RecordedPolicy>,
+    /// The stable code of the reason for which it came to none.
+    pub error: Option<&'static str>,
 }
 
 /// What the router matched.
@@ -295,6 +317,7 @@ impl AuditRecord {
             duration_us: 0,
             bytes: 0,
             gap: None,
+            shadow: None,
             enforced: true,
         }
     }
@@ -319,6 +342,7 @@ impl Kind {
             Self::Request => "request",
             Self::End => "end",
             Self::Gap => "gap",
+            Self::Shadow => "shadow",
         }
     }
 }

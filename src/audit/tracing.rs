@@ -37,6 +37,7 @@ fn emit(record: &AuditRecord) -> Result<(), serde_json::Error> {
         Kind::Request => "request",
         Kind::End => "end of stream",
         Kind::Gap => "audit records were lost",
+        Kind::Shadow => "the policy that is tried out differs",
     };
     ::tracing::info!(
         target: "portcullis::audit",

@@ -25,6 +25,11 @@ impl RequestId {
         Self(Arc::new(crate::random::hex_128()))
     }
 
+    /// Reads an id that was written down.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        crate::random::Hex128::parse(text).map(|id| Self(Arc::new(id)))
+    }
+
     /// The id.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{Decision, PolicyInput};
+use super::{Decision, PolicyInput, PolicyRevision, Reads};
 use crate::health::Health;
 
 /// Decides whether a call may happen: the policy engine behind the enforcement point.
@@ -41,6 +41,12 @@ pub trait PolicyBackend: Send + Sync + 'static {
         None
     }
 
+    /// Which policy decides now, and what of the question it reads: for whoever remembers decisions. `None` (the default) where that is
+    /// known from the decision alone; such decisions are not remembered.
+    fn in_force(&self) -> Option<PolicyInForce> {
+        None
+    }
+
     /// Whether decisions can be had now. For readiness probes, not asked per request.
     fn health(&self) -> Health {
         Health::Ready
@@ -58,8 +64,40 @@ impl<P: PolicyBackend + ?Sized> PolicyBackend for Arc<P> {
         (**self).decide_now(input)
     }
 
+    fn in_force(&self) -> Option<PolicyInForce> {
+        (**self).in_force()
+    }
+
     fn health(&self) -> Health {
         (**self).health()
+    }
+}
+
+/// The policy that decides now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PolicyInForce {
+    /// Its version, as decisions name it.
+    pub revision: PolicyRevision,
+    /// What of a [`PolicyInput`] its decisions depend on.
+    pub reads: Reads,
+    /// How often the policy or its data was replaced in this process: two bundles may bear one revision, and are two policies all the
+    /// same. Default 0.
+    pub epoch: u64,
+}
+
+impl PolicyInForce {
+    /// A policy of this version that reads this.
+    #[must_use]
+    pub const fn new(revision: PolicyRevision, reads: Reads) -> Self {
+        Self { revision, reads, epoch: 0 }
+    }
+
+    /// Sets how often the policy was replaced.
+    #[must_use]
+    pub const fn with_epoch(mut self, epoch: u64) -> Self {
+        self.epoch = epoch;
+        self
     }
 }
 

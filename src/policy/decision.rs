@@ -103,6 +103,8 @@ pub struct Decision {
     reasons: Vec<String>,
     obligations: Vec<Obligation>,
     advice: Vec<Advice>,
+    decided_by: Option<Arc<str>>,
+    cached: bool,
 }
 
 impl Decision {
@@ -115,6 +117,8 @@ impl Decision {
             reasons: Vec::new(),
             obligations: Vec::new(),
             advice: Vec::new(),
+            decided_by: None,
+            cached: false,
         }
     }
 
@@ -199,6 +203,23 @@ impl Decision {
         self
     }
 
+    /// Names the backend that decided, where several could have; one that is named already stands behind a slash. It stands in the audit
+    /// record.
+    pub fn with_decided_by(mut self, name: impl Into<Arc<str>>) -> Self {
+        let name = name.into();
+        self.decided_by = Some(match self.decided_by {
+            Some(inner) => format!("{name}/{inner}").into(),
+            None => name,
+        });
+        self
+    }
+
+    /// Says that this decision was made for an earlier, equal question.
+    pub(crate) const fn from_cache(mut self) -> Self {
+        self.cached = true;
+        self
+    }
+
     /// What the policy says. A `Decision` that says allow is not yet a permission: see [`enforce`](Self::enforce).
     #[must_use]
     pub const fn effect(&self) -> Effect {
@@ -239,6 +260,23 @@ impl Decision {
     #[must_use]
     pub fn advice(&self) -> &[Advice] {
         &self.advice
+    }
+
+    /// Which of several backends decided; `None` where there is one.
+    #[must_use]
+    pub fn decided_by(&self) -> Option<&str> {
+        self.decided_by.as_deref()
+    }
+
+    /// True when it was made for an earlier, equal question ([`Cached`](super::Cached)).
+    #[must_use]
+    pub const fn is_cached(&self) -> bool {
+        self.cached
+    }
+
+    /// Whether both demand the same of the enforcement point: effect, obligations, and whether the policy says anything at all.
+    pub(crate) fn says_the_same_as(&self, other: &Self) -> bool {
+        self.effect == other.effect && self.undefined == other.undefined && self.obligations == other.obligations
     }
 
     /// Carries the decision out: fulfils its obligations and hands over the permit, or says why not.

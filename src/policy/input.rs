@@ -7,9 +7,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    principal::Principal,
+    principal::{Principal, Thumbprint},
     route::{Route, RouteKey, authority},
     rules::{Metadata, Rule},
+    time::UnixTime,
 };
 
 /// The question put to a policy: who wants to do what to which resource, under which circumstances.
@@ -28,6 +29,16 @@ pub struct PolicyInput {
     pub resource: Resource,
     /// Under which circumstances.
     pub context: Context,
+    /// The credential behind the subject. Not a part of what an engine reads.
+    #[serde(skip)]
+    pub(crate) credential: Option<Credential>,
+}
+
+/// Which credential the caller showed, and how long it is good for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Credential {
+    pub(crate) thumbprint: Thumbprint,
+    pub(crate) expires_at: UnixTime,
 }
 
 /// Who asks.
@@ -260,6 +271,7 @@ impl PolicyInput {
                 peer: Peer { ip: route.peer().map(|peer| canonical(peer.ip())).unwrap_or_default() },
                 attributes: Map::new(),
             },
+            credential: None,
         })
     }
 }
@@ -290,7 +302,7 @@ impl SubjectInput {
                     .collect(),
                 acr: text(authentication.acr.as_deref()),
                 amr: authentication.amr.clone(),
-                auth_time: authentication.auth_time.map(crate::time::UnixTime::as_secs).unwrap_or_default(),
+                auth_time: authentication.auth_time.map(UnixTime::as_secs).unwrap_or_default(),
                 claims: Map::new(),
             },
         }

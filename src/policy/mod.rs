@@ -5,26 +5,32 @@
 //! request is refused as unavailable.
 
 mod backend;
+mod combine;
 mod decision;
 mod enrich;
 mod fixed;
 mod input;
 #[cfg(feature = "opa")]
 mod opa;
+mod reads;
 #[cfg(feature = "rego")]
 mod rego;
 
-pub use backend::{PolicyBackend, PolicyError, PolicyErrorKind};
+pub use backend::{PolicyBackend, PolicyError, PolicyErrorKind, PolicyInForce};
+pub use combine::{
+    AllOf, CacheMetrics, Cached, CachedBuilder, Shadow, ShadowBuilder, ShadowDifference, ShadowMetrics, Standby,
+};
 pub use decision::{Advice, Decision, DecisionId, Effect, Obligation, Permit, PolicyRevision, Refusal};
 pub(crate) use enrich::Enrichment;
 pub use enrich::RequestHead;
 pub use fixed::{Fixed, dangerous_allow_all, deny_all};
-pub(crate) use input::carries_credentials;
 pub use input::{
     Action, ActionProperties, ActorInput, Context, InputError, InputFormat, Peer, PolicyInput, Resource,
     ResourceProperties, SubjectInput, SubjectProperties,
 };
+pub(crate) use input::{Credential, carries_credentials};
 #[cfg(feature = "opa")]
 pub use opa::{Opa, OpaBuilder};
+pub use reads::Reads;
 #[cfg(feature = "rego")]
 pub use rego::{Rego, RegoBuilder};

@@ -12,7 +12,7 @@ use crate::{
     audit::{Trail, trace_id},
     denial::{Reason, RequestContext},
     layer::rule::{RuleCheck, RuleMet},
-    policy::{Decision, Enrichment, Obligation, Permit, PolicyError, PolicyInput, RequestHead},
+    policy::{Credential, Decision, Enrichment, Obligation, Permit, PolicyError, PolicyInput, RequestHead},
     principal::Principal,
     route::Route,
     time::{Clock, SystemClock},
@@ -49,6 +49,8 @@ impl Enforcement {
         if let Some(token) = request.extensions().get::<VerifiedToken>() {
             let named = |name: &String| Some((name.clone(), token.claims().get(name)?.clone()));
             input.subject.properties.claims = self.claims.iter().filter_map(named).collect();
+            let (thumbprint, expires_at) = (token.thumbprint().clone(), token.expires_at());
+            input.credential = Some(Credential { thumbprint, expires_at });
         }
         let head = RequestHead::of(request);
         for enrichment in &self.enrichments {

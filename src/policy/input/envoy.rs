@@ -28,7 +28,7 @@ impl Serialize for CheckRequest<'_> {
 }
 
 fn attributes(input: &PolicyInput) -> Value {
-    let PolicyInput { subject, action, resource, context } = input;
+    let PolicyInput { subject, action, resource, context, credential: _ } = input;
     let path = path(input);
     let mut headers: BTreeMap<&str, String> =
         context.headers.iter().map(|(name, values)| (name.as_str(), values.join(","))).collect();
