@@ -4,7 +4,7 @@ use std::{borrow::Cow, cell::Cell, fmt, sync::LazyLock};
 
 use serde::{
     Deserialize,
-    de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Number, Value};
 
@@ -31,15 +31,19 @@ fn object_of(bytes: &[u8], max_values: &Cell<usize>) -> Option<Map<String, Value
     }
 }
 
-/// Reads the members of these names, in this order, from the top level of one JSON object.
+/// Looks for texts and numbers of these names, in this order, at the top level of one JSON object, and passes over everything else
+/// without reading it: what somebody says who has proven nothing, at the cost of little more than finding the end of it.
 ///
-/// As strict as [`object`] with every other member too, and keeps none of them, so that odd input costs next to no memory.
-pub(crate) fn members<'a, const N: usize>(bytes: &'a [u8], names: [&str; N]) -> Option<[Option<Found<'a>>; N]> {
-    members_counted(bytes, names).map(|(found, _)| found)
+/// Where [`object`] accepts the same bytes, it finds the same: a repeated one of these names is refused here too. A value that is
+/// neither text nor number is found as `null`.
+pub(crate) fn glance<'a, const N: usize>(bytes: &'a [u8], names: [&str; N]) -> Option<[Option<Found<'a>>; N]> {
+    read(bytes, Glance { names })
 }
 
-/// As [`members`], and how many members the object has in all.
-pub(crate) fn members_counted<'a, const N: usize>(
+/// Reads the members of these names, in this order, from the top level of one JSON object, and tells how many there are in all.
+///
+/// As strict as [`object`] with every other member too, and keeps none of them, so that odd input costs next to no memory.
+pub(crate) fn members<'a, const N: usize>(
     bytes: &'a [u8],
     names: [&str; N],
 ) -> Option<([Option<Found<'a>>; N], usize)> {
@@ -268,6 +272,101 @@ impl<'de, const N: usize> Visitor<'de> for Members<'_, '_, N> {
     }
 }
 
+/// One object, of which the named members are looked at.
+struct Glance<'n, const N: usize> {
+    names: [&'n str; N],
+}
+
+impl<'de, const N: usize> DeserializeSeed<'de> for Glance<'_, N> {
+    type Value = [Option<Found<'de>>; N];
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, const N: usize> Visitor<'de> for Glance<'_, N> {
+    type Value = [Option<Found<'de>>; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = [const { None }; N];
+        while let Some(Name(name)) = map.next_key()? {
+            match std::iter::zip(&mut found, self.names).find(|(_, wanted)| name == *wanted) {
+                None => drop(map.next_value::<IgnoredAny>()?),
+                Some((Some(_), _)) => return Err(A::Error::custom("a repeated member")),
+                Some((place, _)) => *place = Some(map.next_value::<Scalar<'de>>()?.0),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A text or a number; anything else is passed over.
+struct Scalar<'de>(Found<'de>);
+
+impl<'de> Deserialize<'de> for Scalar<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Found<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("JSON")
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Found<'de>, E> {
+                Ok(Found::Other(Value::Null))
+            }
+
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Found<'de>, E> {
+                self.visit_unit()
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Found<'de>, E> {
+                Ok(Found::Number(value.into()))
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Found<'de>, E> {
+                Ok(Found::Number(value.into()))
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Found<'de>, E> {
+                Number::from_f64(value).map(Found::Number).ok_or_else(|| E::custom("not a finite number"))
+            }
+
+            fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<Found<'de>, E> {
+                Ok(Found::Text(value.into()))
+            }
+
+            fn visit_str<E: Error>(self, value: &str) -> Result<Found<'de>, E> {
+                Ok(Found::Text(value.to_owned().into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Found<'de>, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                self.visit_unit()
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found<'de>, A::Error> {
+                while let Some(Name(name)) = map.next_key()? {
+                    if *NUMBERS_AS_MAPS && name == NUMBER {
+                        return map.next_value::<String>()?.parse().map(Found::Number).map_err(A::Error::custom);
+                    }
+                    map.next_value::<IgnoredAny>()?;
+                }
+                self.visit_unit()
+            }
+        }
+
+        deserializer.deserialize_any(Either).map(Self)
+    }
+}
+
 /// A member's name, borrowed unless it has escapes.
 struct Name<'de>(Cow<'de, str>);
 
@@ -333,13 +432,59 @@ mod tests {
     #[test]
     fn the_members_that_are_asked_for_are_found_by_their_exact_names() {
         let text = br#"{"A":"0","a":"x","b":"\u0079","c":1,"d":[1,{"a":2}],"\u0065":null,"f ":"z"}"#;
-        let [a, b, c, d, e, f, g] = members(text, ["a", "b", "c", "d", "e", "f", "g"]).unwrap();
-        assert!(matches!(a, Some(Found::Text(Cow::Borrowed("x")))));
-        assert!(matches!(b, Some(Found::Text(Cow::Owned(text))) if text == "y"));
-        assert!(matches!(c, Some(Found::Number(number)) if number == 1.into()));
-        assert!(matches!(d, Some(Found::Other(Value::Null))), "not kept");
-        assert!(matches!(e, Some(Found::Other(Value::Null))));
-        assert!(f.is_none() && g.is_none());
+        let names = ["a", "b", "c", "d", "e", "f", "g"];
+        let (found, count) = members(text, names).unwrap();
+        assert_eq!(count, 7);
+        for (how, [a, b, c, d, e, f, g]) in [("read", found), ("glanced at", glance(text, names).unwrap())] {
+            assert!(matches!(a, Some(Found::Text(Cow::Borrowed("x")))), "{how}");
+            assert!(matches!(b, Some(Found::Text(Cow::Owned(text))) if text == "y"), "{how}");
+            assert!(matches!(c, Some(Found::Number(number)) if number == 1.into()), "{how}");
+            assert!(matches!(d, Some(Found::Other(Value::Null))), "{how}: not kept");
+            assert!(matches!(e, Some(Found::Other(Value::Null))), "{how}");
+            assert!(f.is_none() && g.is_none(), "{how}");
+        }
+    }
+
+    #[test]
+    fn a_glance_passes_over_what_is_odd_and_refuses_what_it_looks_for_twice() {
+        let passed_over = [
+            r#"{"x":[{"b":1,"b":2}],"x":0,"a":7}"#,
+            r#"{"a":7,"x":{"a":1,"a":2}}"#,
+            &format!(r#"{{"x":{}{},"a":7}}"#, "[".repeat(5_000), "]".repeat(5_000)),
+            &format!(r#"{{"x":[0{}],"a":7}}"#, ",0".repeat(5_000)),
+        ];
+        for text in passed_over {
+            let [a] = glance(text.as_bytes(), ["a"]).unwrap();
+            assert!(matches!(a, Some(Found::Number(number)) if number == 7.into()), "{}", &text[..20]);
+            assert!(object(text.as_bytes()).is_none(), "{}", &text[..20]);
+        }
+        let other = [r#"{"a":true}"#, r#"{"a":null}"#, r#"{"a":["x"]}"#, r#"{"a":{"x":"y"}}"#, r#"{"a":[{},[]]}"#];
+        for text in other {
+            assert!(matches!(glance(text.as_bytes(), ["a"]), Some([Some(Found::Other(Value::Null))])), "{text}");
+        }
+        let numbers = [("-1", (-1).into()), ("1.5", Number::from_f64(1.5).unwrap())];
+        for (text, expected) in numbers {
+            let found = glance(format!(r#"{{"a":{text}}}"#).as_bytes(), ["a"]).map(|[a]| a.map(Value::from));
+            assert_eq!(found, Some(Some(Value::Number(expected))));
+        }
+        let refused = [
+            "",
+            "[]",
+            "null",
+            "{",
+            r#"{"a":1"#,
+            r#"{"a":1}x"#,
+            r#"{"a":1,"a":1}"#,
+            r#"{"a":1,"\u0061":1}"#,
+            r#"{"a":[]],"b":0}"#,
+            r#"{"x":"#,
+            r#"{"a":1e999}"#,
+            "{\"x\":\"\u{1}\"}",
+        ];
+        for text in refused {
+            assert!(glance(text.as_bytes(), ["a"]).is_none(), "{text}");
+        }
+        assert!(glance(b"{\"x\":\"\xff\"}", ["a"]).is_none(), "no UTF-8");
     }
 
     #[test]
@@ -466,6 +611,18 @@ mod tests {
         fn what_is_kept_changes_no_verdict(text in "(\\{(\"[ab]\":([01]|\"x\"|\\[[01,]{0,3}\\]|\\{\"[ab]\":0,\"[ab]\":1\\}),?){0,3}\\}|.{0,20})", bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             accepts(text.as_bytes());
             accepts(&bytes);
+        }
+
+        #[test]
+        fn a_glance_finds_what_the_reader_finds(text in "\\{(\"(a|b|\\\\u0061)\":(-?[0-9]{1,3}(\\.5)?|\"x?\"|true|null|\\[[01,]{0,3}\\]|\\{\"[ab]\":0\\}),?){0,3}\\}") {
+            if let Some(members) = object(text.as_bytes()) {
+                let found = glance(text.as_bytes(), ["a", "b"]).map(|found| found.map(|found| found.map(Value::from)));
+                let scalar = |name| members.get(name).map(|value| match value {
+                    Value::String(_) | Value::Number(_) => value.clone(),
+                    _ => Value::Null,
+                });
+                prop_assert_eq!(found, Some([scalar("a"), scalar("b")]));
+            }
         }
 
         #[test]

@@ -206,6 +206,7 @@ mod tests {
                 "the key source gave no usable key document",
             ),
         ];
+        assert_eq!(KeyErrorKind::Timeout.to_string(), KeyErrorKind::Timeout.text());
         for (error, kind, text) in table {
             assert_eq!((error.kind(), error.to_string()), (kind, text.to_owned()));
             assert_eq!(error.source().map(ToString::to_string), Some("why".to_owned()));

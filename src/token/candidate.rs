@@ -172,5 +172,5 @@ impl<'a> Candidate<'a> {
 
 /// A token is refused at the cost of four verifications or less. Odd claims of this size are read in the time of one or two, so
 /// fewer keys than the set would give are tried: enough for one that is about to be replaced.
-pub(super) const LARGE: usize = 4 * 1024;
+pub(super) const LARGE: usize = 2 * 1024;
 const MOST_KEYS_OF_LARGE: usize = 2;

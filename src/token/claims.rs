@@ -50,12 +50,12 @@ impl Claimed {
             return named;
         }
         let (header, payload) = (segments.header().unwrap_or_default(), segments.payload().unwrap_or_default());
-        let [key_id] = json::members(&header, ["kid"]).unwrap_or_default();
+        let [key_id] = json::glance(&header, ["kid"]).unwrap_or_default();
         let key_id = match &key_id {
             Some(Found::Text(key_id)) => Some(printable(key_id)),
             _ => None,
         };
-        Self { key_id, ..named }.with(&json::members(&payload, CLAIMED).unwrap_or_default())
+        Self { key_id, ..named }.with(&json::glance(&payload, CLAIMED).unwrap_or_default())
     }
 
     /// The same of a token that was read already.

@@ -1048,6 +1048,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_token_that_was_slower_than_the_removal_of_its_issuer_brings_nobody_back() {
+        let answers = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&answers);
+        let store = Store::new(move |name| Ok((count.fetch_add(1, SeqCst) == 0).then(|| tenant(name))));
+        let clock = Stopped::default();
+        let tenants = tenants(issuers(&store), &clock);
+        let found = tenants.resolve(url(1).into()).await.unwrap();
+        clock.pass(240);
+        assert!(tenants.find(&url(1)).unwrap().is_ok(), "looked up again without anybody waiting");
+        settle().await;
+        assert_eq!((store.asked(), tenants.find(&url(1)).unwrap().err()), (2, Some(Refusal::Unknown)));
+        tenants.confirm(&found);
+        assert_eq!(tenants.find(&url(1)).unwrap().err(), Some(Refusal::Unknown));
+        assert_eq!(tenants.metrics().known, 0);
+    }
+
+    #[tokio::test]
     async fn an_issuer_can_be_asked_for_by_each_of_its_names() {
         let store = Store::new(|name| {
             let oauth = Issuer::oauth("https://own.example", "https://api.example").add_alias("https://alias.example");

@@ -218,9 +218,10 @@ impl<'a> Jws<'a> {
         json::object(self.payload).ok_or(NOT_CLAIMS)
     }
 
-    /// These claims alone; whether all are in order is found out on the way.
+    /// What is said under these names. Whether the claims are in order is for [`claims`](Self::claims) to find out, once somebody has
+    /// signed them.
     pub(super) fn claims_named<const N: usize>(&self, names: [&str; N]) -> Result<[Option<Found<'a>>; N], JwsError> {
-        json::members(self.payload, names).ok_or(NOT_CLAIMS)
+        json::glance(self.payload, names).ok_or(NOT_CLAIMS)
     }
 
     /// `alg`, when it is one of these.
@@ -253,7 +254,7 @@ impl<'a> Jws<'a> {
 impl<'a> Header<'a> {
     fn read(header: &'a [u8]) -> Result<Self, JwsError> {
         let ([crit, b64, zip, enc, alg, kid, typ], count) =
-            json::members_counted(header, ["crit", "b64", "zip", "enc", "alg", "kid", "typ"])
+            json::members(header, ["crit", "b64", "zip", "enc", "alg", "kid", "typ"])
                 .ok_or(JwsError::Malformed("the header is not one JSON object"))?;
         // RFC 7515 §4.1.11: an extension that is not understood must be refused, and none is. RFC 7797 (`b64`) and compression
         // change what is signed; `enc` belongs to encrypted tokens. All whether listed in `crit` or not, and whatever their value.

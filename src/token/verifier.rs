@@ -22,13 +22,13 @@ use crate::{
 ///
 /// What it checks, in this order, each failure a [`TokenError`] of its own:
 ///
-/// 1. size, and the strict form of a compact JWS (one text per token, no repeated members, no `crit`);
+/// 1. size, and the strict form of a compact JWS (one text per token, no repeated header parameter, no `crit`);
 /// 2. `iss` against the configured issuers, byte by byte (of a JWT-SVID without one the trust domain in `sub`): of other issuers' tokens
 ///    nothing more is looked at, and no I/O is done but what a [resolver](VerifierBuilder::with_resolved_issuers) does;
 /// 3. `typ` and `alg` against what that issuer may use;
 /// 4. the signature, under a key of that issuer that is meant for that algorithm: where several have the `kid`, or the token has none,
-///    at most four are tried, and two for a token that is longer than 4 KiB without its signature;
-/// 5. every claim that is used: its form, then `aud`, client and tenant where they are listed, the kind of token, `exp`, `nbf`, `iat`
+///    at most four are tried, and two for a token that is longer than 2 KiB without its signature;
+/// 5. that the claims can be read in one way only (no repeated member at any depth), and every one that is used: its form, then `aud`, client and tenant where they are listed, the kind of token, `exp`, `nbf`, `iat`
 ///    and the life in between;
 /// 6. that the token is not bound to a key (`cnf`), because nothing here proves its possession;
 /// 7. that nobody revoked it, where there is a [`RevocationList`].
@@ -354,6 +354,7 @@ mod tests {
         principal::{ClientId, SessionId, Subject, TokenId},
         revocation::Revocation,
         token::{
+            ResolveError, ResolveIssuer, ResolveRequest,
             candidate::LARGE,
             test_tokens::{
                 NOW, base64url, header, now, public_bytes, public_key, public_keys, seal, sign, token, with,
@@ -739,6 +740,32 @@ mod tests {
         assert_eq!(refused(&both, &es256(&others)), None);
         let crossed = with(&others, json!({"aud": "https://api.example"}));
         assert_eq!(refused(&both, &es256(&crossed)), Some(TokenError::Audience));
+    }
+
+    #[tokio::test]
+    async fn tenants_of_one_issuer_are_told_from_those_of_several() {
+        struct Nobody;
+
+        #[async_trait]
+        impl ResolveIssuer for Nobody {
+            async fn resolve(self: Arc<Self>, _: ResolveRequest) -> Result<Option<Issuer>, ResolveError> {
+                Ok(None)
+            }
+        }
+
+        let auth0 = |name: &str| Issuer::auth0(format!("{name}.auth0.com"), "api").with_keys(public_keys());
+        let of = |issuer: Issuer| Verifier::builder(issuer);
+        let cases = [
+            ("no tenants", of(issuer()), false),
+            ("one", of(auth0("a")), false),
+            ("one, and one without tenants", of(auth0("a")).add_issuer(issuer()), false),
+            ("two", of(auth0("a")).add_issuer(auth0("b")), true),
+            ("three", of(auth0("a")).add_issuer(auth0("b")).add_issuer(auth0("c")), true),
+            ("one that is looked up", of(issuer()).with_resolved_issuers(ResolvedIssuers::new(Arc::new(Nobody))), true),
+        ];
+        for (name, builder, expected) in cases {
+            assert_eq!(builder.build().unwrap().mixes_tenants(), expected, "{name}");
+        }
     }
 
     #[test]

@@ -190,6 +190,7 @@ mod tests {
             (Some("jwt"), [true, false, true]),
             (Some(""), [false, false, false]),
             (Some("application/"), [false, false, false]),
+            (Some("application-at+jwt"), [false, false, false]),
             (Some("application/application/at+jwt"), [false, false, false]),
             (Some("text/at+jwt"), [false, false, false]),
             (Some("at+jwt "), [false, false, false]),
