@@ -33,4 +33,4 @@ pub(crate) use input::{Credential, carries_credentials};
 pub use opa::{Opa, OpaBuilder};
 pub use reads::Reads;
 #[cfg(feature = "rego")]
-pub use rego::{Rego, RegoBuilder};
+pub use rego::{PolicySet, Rego, RegoBuilder, Watch, WatchSettings};

@@ -13,8 +13,9 @@ use portcullis::{
     Issuer, Rules, Stack,
     audit::Memory,
     axum::{Protected, protect},
+    health::Health,
     layer::StackBuilder,
-    policy::{self, Obligation, Permit, PolicyErrorKind, Rego},
+    policy::{self, Obligation, Permit, PolicyErrorKind, PolicySet, Rego},
     rules::{optional, policy_only, public},
     testing::{Answer, StubBackend, TestIssuer},
 };
@@ -244,6 +245,37 @@ async fn rego_decides_by_subject_scope_and_route() {
     let records = records(&stack, &memory).await;
     assert_eq!(records[1]["policy"]["reasons"], json!(["nobody said yes"]));
     assert!(records.iter().all(|record| record["policy"]["revision"] == revision.as_str()));
+}
+
+#[tokio::test]
+async fn a_policy_is_exchanged_between_two_requests_and_a_broken_one_changes_nothing() {
+    for threads in [None, Some(1)] {
+        let idp = TestIssuer::start().await;
+        let version = |decision: &str, revision: &str| {
+            let text = format!("package authz\n\ndecision := {decision}");
+            PolicySet::new().add_source("authz.rego", text).with_revision(revision)
+        };
+        let builder = Rego::builder().with_policies(version("false", "r1")).with_time_limit(Duration::from_secs(1));
+        let builder = match threads {
+            Some(threads) => builder.with_threads(threads),
+            None => builder,
+        };
+        let rego = Arc::new(builder.build().unwrap());
+        let (memory, issuer) = (Memory::new(), Issuer::rfc9068(idp.url(), AUDIENCE));
+        let stack = Stack::builder(issuer, rules(), Arc::clone(&rego), memory.clone()).build().unwrap();
+        let service = protect(Router::new().route("/jobs/{id}", get(async || "a job")), stack.clone());
+        let status = async || send(service.clone(), get_with("/jobs/7", &alice(&idp).mint().bearer())).await.status();
+        assert_eq!(status().await, 403);
+        rego.activate(version("true", "r2")).unwrap();
+        assert_eq!(status().await, 200);
+        let error = rego.activate(version("to_number(\"\")", "r3")).unwrap_err().to_string();
+        assert!(error.contains("authz.rego:3:"), "{error}");
+        assert_eq!(status().await, 200);
+        assert!(matches!(stack.health().policy, Health::Degraded(text) if text.contains("authz.rego:3:")));
+        let records = records(&stack, &memory).await;
+        let revisions: Vec<_> = records.iter().map(|record| &record["policy"]["revision"]).collect();
+        assert_eq!(revisions, ["r1", "r2", "r2"]);
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! `policy::Opa` against a real server, and against `policy::Rego` with the same policy.
 
+mod capabilities;
 mod equality;
 mod negation;
 mod server;
@@ -40,6 +41,16 @@ pub(crate) fn trials() -> Vec<Trial> {
             "opa::the_negations_that_rego_refuses_are_those_that_opa_reads_otherwise",
             find,
             negation::the_negations_that_rego_refuses_are_those_that_opa_reads_otherwise,
+        ),
+        trial(
+            "opa::the_capabilities_file_takes_what_rego_takes",
+            find,
+            capabilities::the_capabilities_file_takes_what_rego_takes,
+        ),
+        trial(
+            "opa::what_rego_refuses_to_compile_opa_refuses_too",
+            find,
+            capabilities::what_rego_refuses_to_compile_opa_refuses_too,
         ),
     ]
 }

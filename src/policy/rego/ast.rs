@@ -119,7 +119,7 @@ pub(super) enum Expr {
     BoolExpr { op: BoolOp, lhs: Box<Expr>, rhs: Box<Expr> },
     ArithExpr { lhs: Box<Expr>, rhs: Box<Expr> },
     AssignExpr { op: AssignOp, lhs: Box<Expr>, rhs: Box<Expr> },
-    Membership { key: Option<Box<Expr>>, value: Box<Expr>, collection: Box<Expr> },
+    Membership { span: Span, key: Option<Box<Expr>>, value: Box<Expr>, collection: Box<Expr> },
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq, Eq)]

@@ -7,19 +7,18 @@ use std::{
         Mutex, TryLockError,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
 use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
 
-use super::source::Source;
+use super::set::Source;
 use crate::{
     ConfigError,
     policy::{PolicyError, PolicyInput},
 };
 
-/// As many engines as there are cores, each parsed for itself: clones of one engine share its syntax tree, and counting the
+/// As many engines as evaluate at once, each parsed for itself: clones of one engine share its syntax tree, and counting the
 /// references to that costs most of what the second core would add. The data document is shared.
 pub(super) struct Pool {
     slots: Box<[Mutex<Engine>]>,
@@ -27,6 +26,12 @@ pub(super) struct Pool {
     /// Never evaluates: copied when all slots are busy, and to replace an engine that panicked.
     spare: Engine,
     entry: String,
+}
+
+/// How long an evaluation may take, and since when.
+#[derive(Clone, Copy)]
+struct Budget {
+    started: Instant,
     limit: Duration,
 }
 
@@ -40,6 +45,8 @@ impl Loaded {
         let mut engine = Engine::new();
         // An error of a built-in function is then no decision instead of `undefined`, which a negation would turn into true.
         engine.set_strict_builtin_errors(true);
+        // `print` would write what a request brought to the standard error of the process.
+        engine.set_gather_prints(true);
         engine.add_data(data).map_err(|error| {
             let remedy = "make the data documents one object without conflicts";
             ConfigError::unusable("policy.rego.data", "data", remedy, error)
@@ -56,53 +63,68 @@ impl Loaded {
     }
 
     /// Prepares the engine for evaluation.
-    pub(super) fn prepare(mut self, limit: Duration) -> Result<Engine, ConfigError> {
-        self.engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval: CHECK_INTERVAL });
+    pub(super) fn prepare(mut self) -> Result<Engine, ConfigError> {
         self.engine.eval_query("true".to_owned(), false).map_err(|error| broken("policy", error))?;
         Ok(self.engine)
     }
 }
 
 impl Pool {
-    /// Parses the policy once for each core. `spare` is the engine that was checked.
-    pub(super) fn new(spare: Engine, sources: &[Source], entry: String, limit: Duration) -> Result<Self, ConfigError> {
-        let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let slots = (0..cores)
-            .map(|_| Loaded::new(sources, spare.get_data())?.prepare(limit).map(Mutex::new))
+    /// Parses the policy once for each of the engines. `spare` is the one that was checked.
+    pub(super) fn new(spare: Engine, sources: &[Source], entry: String, engines: usize) -> Result<Self, ConfigError> {
+        let slots = (0..engines)
+            .map(|_| Loaded::new(sources, spare.get_data())?.prepare().map(Mutex::new))
             .collect::<Result<_, _>>()?;
-        Ok(Self { slots, next: AtomicUsize::new(0), spare, entry, limit })
+        Ok(Self { slots, next: AtomicUsize::new(0), spare, entry })
     }
 
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Evaluates the entry point. `None` is undefined.
-    pub(super) fn evaluate(&self, input: &PolicyInput) -> Result<Option<serde_json::Value>, PolicyError> {
+    /// Evaluates the entry point within `limit` from `started` on. `None` is undefined.
+    pub(super) fn evaluate(
+        &self,
+        input: &PolicyInput,
+        started: Instant,
+        limit: Duration,
+    ) -> Result<Option<serde_json::Value>, PolicyError> {
+        let budget = Budget { started, limit };
         let input = serde_json::to_string(input).map_err(PolicyError::evaluation)?;
         let input = Value::from_json_str(&input).map_err(PolicyError::evaluation)?;
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
         for slot in self.slots.iter().cycle().skip(first).take(self.slots.len()) {
             match slot.try_lock() {
-                Ok(mut engine) => return self.run(&mut engine, input),
+                Ok(mut engine) => return self.run(&mut engine, input, budget),
                 Err(TryLockError::Poisoned(poisoned)) => {
                     let mut engine = poisoned.into_inner();
                     *engine = self.spare.clone();
-                    return self.run(&mut engine, input);
+                    return self.run(&mut engine, input, budget);
                 }
                 Err(TryLockError::WouldBlock) => {}
             }
         }
-        self.run(&mut self.spare.clone(), input)
+        self.run(&mut self.spare.clone(), input, budget)
     }
 
-    fn run(&self, engine: &mut Engine, input: Value) -> Result<Option<serde_json::Value>, PolicyError> {
-        let started = Instant::now();
+    fn run(
+        &self,
+        engine: &mut Engine,
+        input: Value,
+        Budget { started, limit }: Budget,
+    ) -> Result<Option<serde_json::Value>, PolicyError> {
+        let late = || PolicyError::timeout(format!("no result within {limit:?}"));
+        let left = limit.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            return Err(late());
+        }
         let result = catch_unwind(AssertUnwindSafe(|| {
+            engine.set_execution_timer_config(ExecutionTimerConfig { limit: left, check_interval: CHECK_INTERVAL });
             engine.set_input(input);
             let result = engine.eval_rule(self.entry.clone());
             // What a request brought is not kept until the next one.
             engine.set_input(Value::Undefined);
+            drop(engine.take_prints());
             result
         }));
         // The engine cleans up after itself on success alone: the values of a loop or of `with` that an error ended, and the rule that a
@@ -114,9 +136,7 @@ impl Pool {
             Ok(Ok(Value::Undefined)) => Ok(None),
             Ok(Ok(value)) => serde_json::to_value(&value).map(Some).map_err(PolicyError::invalid_result),
             // The engine keeps the type of the error only outside of functions, so the clock is asked too.
-            Ok(Err(error)) if error.is::<LimitError>() || started.elapsed() >= self.limit => {
-                Err(PolicyError::timeout(format!("no result within {:?}", self.limit)))
-            }
+            Ok(Err(error)) if error.is::<LimitError>() || started.elapsed() >= limit => Err(late()),
             Ok(Err(error)) => {
                 // The rest of the message can quote the input.
                 let text = error.to_string();

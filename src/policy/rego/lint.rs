@@ -1,16 +1,20 @@
 //! What is checked when a policy is loaded, because the engine would find it out at request time, or not at all.
 //!
 //! 1. Nothing refers to itself: the engine overflows the stack on a recursive function, which ends the process.
-//! 2. Every function that is called exists: the engine reports an unknown one when it is called, as an error per request.
+//! 2. Every function that is called exists and takes as many arguments: the engine finds out when it is called, as an error per request.
 //! 3. No variable has its value only inside of a negation: without one, the negation would hold.
 //! 4. The entry point is a rule with a constant name, and no rule has its name in the data document.
-//! 5. *Parity*: no expression of the kinds where the engine allows what Open Policy Agent denies. A finding of this kind may be
+//! 5. Rules do not contradict each other: one name is a function, a value, a set or an object, and has one default.
+//! 6. *Parity*: no expression of the kinds where the engine allows what Open Policy Agent denies. A finding of this kind may be
 //!    relaxed by name.
 //!
-//! Negation makes most of the fifth: Open Policy Agent takes calls and references out of a negated expression and evaluates them
+//! Negation makes most of the sixth: Open Policy Agent takes calls and references out of a negated expression and evaluates them
 //! before it, so that `not startswith(input.missing, "a")` is undefined there, and true here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use super::{
     ast::{Head, Import, Policy, Rule, Source, Span},
@@ -59,7 +63,21 @@ pub(super) struct Node {
     pub(super) function: bool,
     /// A rule that is not a function, and whose path has no variable part.
     rule: bool,
+    /// More than one is a contradiction.
+    shapes: BTreeSet<Shape>,
+    defaults: usize,
     place: String,
+}
+
+/// What a rule makes of its name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Shape {
+    /// With so many arguments.
+    Function(usize),
+    Value,
+    Set,
+    /// An object, by rules whose names have a variable part.
+    Object,
 }
 
 /// Checks parsed policies. `holds` tells whether the data document has a value at a path below `data`.
@@ -76,6 +94,7 @@ pub(super) fn check(policies: &[Policy], entry: &[&str], holds: impl Fn(&[&str])
         }
     }
     findings.extend(recursion(&index, &edges));
+    findings.extend(contradictions(&index));
     for (path, node) in &index.nodes {
         if path.get(1..).is_some_and(&holds) {
             let remedy = format!("`{}` is in the data document too: rename one of the two", path.join("."));
@@ -99,14 +118,19 @@ impl<'a> Index<'a> {
         for module in &modules {
             for rule in module.rules {
                 let (path, exact) = module.path_of(rule);
-                let (function, span) = match rule {
-                    Rule::Spec { head: Head::Func { .. }, span, .. } => (true, span),
-                    Rule::Default { args, span, .. } => (!args.is_empty(), span),
-                    Rule::Spec { span, .. } => (false, span),
+                let (shape, span) = match rule {
+                    Rule::Spec { head: Head::Func { args, .. }, span, .. } => (Shape::Function(args.len()), span),
+                    Rule::Default { args, span, .. } if !args.is_empty() => (Shape::Function(args.len()), span),
+                    Rule::Spec { head: Head::Set { .. }, span, .. } if exact => (Shape::Set, span),
+                    Rule::Spec { span, .. } | Rule::Default { span, .. } if exact => (Shape::Value, span),
+                    Rule::Spec { span, .. } | Rule::Default { span, .. } => (Shape::Object, span),
                 };
                 let node = nodes.entry(path).or_default();
+                let function = matches!(shape, Shape::Function(_));
                 node.function |= function;
                 node.rule |= exact && !function;
+                node.shapes.insert(shape);
+                node.defaults += usize::from(matches!(rule, Rule::Default { .. }));
                 node.place = module.source.place(*span);
             }
         }
@@ -121,6 +145,28 @@ impl<'a> Index<'a> {
             .filter(move |(node, _)| node.starts_with(path) || path.starts_with(node))
             .filter(|(_, node)| !node.function)
             .map(|(node, _)| node.clone())
+    }
+}
+
+impl Node {
+    /// How many arguments the function takes, where that is beyond doubt.
+    pub(super) fn arity(&self) -> Option<usize> {
+        let mut shapes = self.shapes.iter();
+        match (shapes.next(), shapes.next()) {
+            (Some(Shape::Function(arguments)), None) => Some(*arguments),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Function(count) => write!(f, "a function of {}", arguments(*count)),
+            Self::Value => f.write_str("a value"),
+            Self::Set => f.write_str("a set"),
+            Self::Object => f.write_str("an object with variable names"),
+        }
     }
 }
 
@@ -162,6 +208,46 @@ impl Source {
     pub(super) fn place(&self, span: Span) -> String {
         format!("{}:{}:{}", self.file, span.line, span.col)
     }
+}
+
+/// What Open Policy Agent refuses to compile, and the engine to evaluate, or not even that.
+fn contradictions(index: &Index<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut fault = |place: &str, remedy: String| {
+        findings.push(Finding { place: place.to_owned(), remedy, kind: Kind::Unsound });
+    };
+    for (path, node) in &index.nodes {
+        let name = path.join(".");
+        if node.shapes.len() > 1 {
+            let shapes = node.shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+            fault(&node.place, format!("`{name}` is {shapes}: rename all but one"));
+        }
+        if node.shapes.contains(&Shape::Function(0)) {
+            fault(&node.place, format!("`{name}` takes no argument: make it a rule, without the parentheses"));
+        }
+        if node.defaults > 1 {
+            fault(&node.place, format!("`{name}` has {} defaults: leave one", node.defaults));
+        }
+        // Only an object that rules make up has room for more.
+        if !node.shapes.contains(&Shape::Object) {
+            let below = |other: &Path<'_>| other.len() > path.len() && other.starts_with(path);
+            let rule = index.nodes.iter().find(|(other, _)| below(other));
+            let package =
+                || index.modules.iter().map(|module| &module.package).find(|package| package.starts_with(path));
+            if let Some(inner) = rule.map(|(other, _)| other).or_else(package) {
+                fault(
+                    &node.place,
+                    format!("`{name}` is defined whole, and so is `{}`: rename one of the two", inner.join(".")),
+                );
+            }
+        }
+    }
+    findings
+}
+
+/// `1 argument`, `2 arguments`.
+pub(super) fn arguments(count: usize) -> String {
+    format!("{count} argument{}", if count == 1 { "" } else { "s" })
 }
 
 fn recursion(index: &Index<'_>, edges: &BTreeMap<Path<'_>, BTreeSet<Path<'_>>>) -> Option<Finding> {

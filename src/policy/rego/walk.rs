@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{
     ast::{Assign, AssignOp, Body, BoolOp, Expr, Head, Literal, Query, Rule, Span, Statement, With},
-    lint::{Finding, Index, Kind, Module, Path},
+    builtins::{DIFFERENT, TOTAL, arity},
+    lint::{Finding, Index, Kind, Module, Node, Path, arguments},
 };
 
 pub(super) struct Walk<'a, 'i> {
@@ -94,9 +95,9 @@ impl<'a, 'i> Walk<'a, 'i> {
             Literal::SomeIn { key, value, collection } => {
                 key.iter().chain([value, collection]).for_each(|expr| self.expr(expr));
             }
-            Literal::Expr { expr } => self.expr(expr),
+            Literal::Expr { expr } => self.whole(expr),
             Literal::NotExpr { expr } => {
-                self.expr(expr);
+                self.whole(expr);
                 if let Some(name) = self.unbound(expr) {
                     let remedy = format!("`{name}` has no value outside of the negation: give it one first");
                     self.fault(*span, remedy, Kind::Unsound);
@@ -136,6 +137,39 @@ impl<'a, 'i> Walk<'a, 'i> {
         }
     }
 
+    /// What is a statement by itself. A call may then name what its result has to be as one argument more.
+    fn whole(&mut self, expr: &'a Expr) {
+        match expr {
+            Expr::Call { span, fcn, params } => self.call(*span, fcn, params, true),
+            Expr::Membership { span, key, value, collection } => self.membership(*span, key, value, collection, true),
+            _ => self.expr(expr),
+        }
+    }
+
+    fn membership(
+        &mut self,
+        span: Span,
+        key: &'a Option<Box<Expr>>,
+        value: &'a Expr,
+        collection: &'a Expr,
+        is_statement: bool,
+    ) {
+        let key = key.as_deref();
+        let parts = key.into_iter().chain([value, collection]);
+        // The engine says false, and true where neither the key nor the value that is looked for is there.
+        let differs = if is_statement {
+            key.is_some() && self.may_be_undefined(value)
+        } else {
+            parts.clone().any(|part| self.may_be_undefined(part))
+        };
+        if differs {
+            let remedy = "here `in` has a value when something in it is undefined, in Open Policy Agent it has none: give it a rule of its \
+                          own, of which it is the whole condition, after its value was assigned to a variable";
+            self.fault(span, remedy, Kind::Parity);
+        }
+        parts.for_each(|part| self.expr(part));
+    }
+
     fn expr(&mut self, expr: &'a Expr) {
         match expr {
             Expr::String { .. } | Expr::RawString { .. } | Expr::Number {} | Expr::Bool {} | Expr::Null {} => {}
@@ -152,10 +186,7 @@ impl<'a, 'i> Walk<'a, 'i> {
                 walk.expr(key);
                 walk.expr(value);
             }),
-            Expr::Call { span, fcn, params } => {
-                self.call(*span, fcn);
-                params.iter().for_each(|param| self.expr(param));
-            }
+            Expr::Call { span, fcn, params } => self.call(*span, fcn, params, false),
             Expr::UnaryExpr { expr } => self.expr(expr),
             Expr::BinExpr { lhs, rhs }
             | Expr::BoolExpr { lhs, rhs, .. }
@@ -164,9 +195,7 @@ impl<'a, 'i> Walk<'a, 'i> {
                 self.expr(lhs);
                 self.expr(rhs);
             }
-            Expr::Membership { key, value, collection } => {
-                key.iter().chain([value, collection]).for_each(|expr| self.expr(expr));
-            }
+            Expr::Membership { span, key, value, collection } => self.membership(*span, key, value, collection, false),
         }
     }
 
@@ -184,21 +213,34 @@ impl<'a, 'i> Walk<'a, 'i> {
         reference.indices.into_iter().for_each(|index| self.expr(index));
     }
 
-    fn call(&mut self, span: Span, function: &'a Expr) {
-        match self.called(function) {
+    fn call(&mut self, span: Span, function: &'a Expr, params: &'a [Expr], is_statement: bool) {
+        let (name, takes) = match self.called(function) {
             Called::Rule(path) => {
+                let takes = self.index.nodes.get(&path).and_then(Node::arity);
+                let name = path.join(".");
                 self.edges.insert(path);
+                (name, takes)
             }
-            Called::Builtin(name) if DIFFERENT.contains(&name.as_str()) => {
-                let remedy = format!("`{name}` gives other results here than in Open Policy Agent: do without it");
-                self.fault(span, remedy, Kind::Parity);
-            }
-            Called::Builtin(name) if BUILTINS.contains(&name.as_str()) => {}
             Called::Builtin(name) => {
-                let remedy = format!("there is no function `{name}` here: define it, or do without it");
-                self.fault(span, remedy, Kind::Unsound);
+                let known = arity(&name);
+                if known.is_none() {
+                    let remedy = format!("there is no function `{name}` here: define it, or do without it");
+                    self.fault(span, remedy, Kind::Unsound);
+                } else if DIFFERENT.contains(&name.as_str()) {
+                    let remedy = format!("`{name}` gives other results here than in Open Policy Agent: do without it");
+                    self.fault(span, remedy, Kind::Parity);
+                }
+                (name, known.flatten())
             }
+        };
+        if let Some(takes) = takes
+            && params.len() != takes
+            && !(is_statement && params.len() == takes + 1)
+        {
+            let remedy = format!("`{name}` is given {}: it takes {takes}", arguments(params.len()));
+            self.fault(span, remedy, Kind::Unsound);
         }
+        params.iter().for_each(|param| self.expr(param));
     }
 
     /// In the engine's order: what the policies define goes before what is built in. Variables hide no function.
@@ -258,7 +300,7 @@ impl<'a, 'i> Walk<'a, 'i> {
             }
             Expr::Call { params, .. } => params.iter().any(|param| self.may_be_undefined(param)),
             Expr::BoolExpr { lhs, rhs, .. } => self.may_be_undefined(lhs) || self.may_be_undefined(rhs),
-            Expr::Membership { key, value, collection } => {
+            Expr::Membership { key, value, collection, .. } => {
                 key.iter().chain([value, collection]).any(|expr| self.may_be_undefined(expr))
             }
             _ => self.side_hoisted(expr),
@@ -355,135 +397,10 @@ fn mention<'a>(expr: &'a Expr, names: &mut BTreeSet<&'a str>) {
             mention(lhs, names);
             mention(rhs, names);
         }
-        Expr::Membership { key, value, collection } => {
+        Expr::Membership { key, value, collection, .. } => {
             key.iter().chain([value, collection]).for_each(|expr| mention(expr, names));
         }
         Expr::String { .. } | Expr::RawString { .. } | Expr::Number {} | Expr::Bool {} | Expr::Null {} => {}
         Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. } => {}
     }
 }
-
-/// Defined for all arguments that they do not refuse as an error.
-const TOTAL: [&str; 7] = ["concat", "count", "lower", "object.get", "sum", "trim_space", "upper"];
-
-/// Built in here and in Open Policy Agent, with results that differ.
-const DIFFERENT: [&str; 1] = ["strings.count"];
-
-/// What the engine has built in. A list of our own, because another crate of the same build may switch more on (`http.send`).
-pub(super) const BUILTINS: [&str; 115] = [
-    "abs",
-    "array.concat",
-    "array.reverse",
-    "array.slice",
-    "base64.decode",
-    "base64.encode",
-    "base64.is_valid",
-    "base64url.decode",
-    "base64url.encode",
-    "base64url.encode_no_pad",
-    "bits.and",
-    "bits.lsh",
-    "bits.negate",
-    "bits.or",
-    "bits.rsh",
-    "bits.xor",
-    "ceil",
-    "concat",
-    "contains",
-    "count",
-    "endswith",
-    "floor",
-    "format_int",
-    "glob.match",
-    "glob.quote_meta",
-    "graph.reachable",
-    "graph.reachable_paths",
-    "hex.decode",
-    "hex.encode",
-    "indexof",
-    "indexof_n",
-    "intersection",
-    "is_array",
-    "is_boolean",
-    "is_null",
-    "is_number",
-    "is_object",
-    "is_set",
-    "is_string",
-    "json.filter",
-    "json.is_valid",
-    "json.marshal",
-    "json.marshal_with_options",
-    "json.patch",
-    "json.remove",
-    "json.unmarshal",
-    "lower",
-    "max",
-    "min",
-    "net.cidr_contains",
-    "net.cidr_expand",
-    "net.cidr_is_valid",
-    "numbers.range",
-    "numbers.range_step",
-    "object.filter",
-    "object.get",
-    "object.keys",
-    "object.remove",
-    "object.subset",
-    "object.union",
-    "object.union_n",
-    "print",
-    "product",
-    "rand.intn",
-    "regex.find_all_string_submatch_n",
-    "regex.find_n",
-    "regex.is_valid",
-    "regex.match",
-    "regex.replace",
-    "regex.split",
-    "regex.template_match",
-    "replace",
-    "round",
-    "semver.compare",
-    "semver.is_valid",
-    "sort",
-    "split",
-    "sprintf",
-    "startswith",
-    "strings.any_prefix_match",
-    "strings.any_suffix_match",
-    "strings.replace_n",
-    "strings.reverse",
-    "substring",
-    "sum",
-    "time.add_date",
-    "time.clock",
-    "time.date",
-    "time.diff",
-    "time.format",
-    "time.now_ns",
-    "time.parse_duration_ns",
-    "time.parse_ns",
-    "time.parse_rfc3339_ns",
-    "time.weekday",
-    "to_number",
-    "trace",
-    "trim",
-    "trim_left",
-    "trim_prefix",
-    "trim_right",
-    "trim_space",
-    "trim_suffix",
-    "type_name",
-    "union",
-    "units.parse",
-    "units.parse_bytes",
-    "upper",
-    "urlquery.decode",
-    "urlquery.decode_object",
-    "urlquery.encode",
-    "urlquery.encode_object",
-    "uuid.parse",
-    "uuid.rfc4122",
-    "walk",
-];

@@ -11,7 +11,11 @@ use super::{ask, patient, server::Server};
 /// changed its mind.
 pub(super) async fn the_negations_that_rego_refuses_are_those_that_opa_reads_otherwise(opa: PathBuf) {
     let rules = include_str!("../../../src/policy/rego/negations.rego").strip_prefix("package authz\n").unwrap();
-    let cases = include_str!("../../../src/policy/rego/negations.txt").lines().filter(|line| !line.starts_with('#'));
+    let (negations, memberships) = (
+        include_str!("../../../src/policy/rego/negations.txt"),
+        include_str!("../../../src/policy/rego/memberships.txt"),
+    );
+    let cases = negations.lines().chain(memberships.lines()).filter(|line| !line.starts_with('#'));
     let cases: Vec<_> = cases.map(|line| line.split_once(' ').unwrap()).enumerate().collect();
     let mut start = Server::start(&opa);
     let policy = |number: usize, body: &str| format!("package case{number}\n{rules}decision if {body}");
