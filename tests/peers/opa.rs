@@ -1,6 +1,8 @@
 //! `policy::Opa` against a real server, and against `policy::Rego` with the same policy.
 
+mod differential;
 mod equality;
+mod inputs;
 mod negation;
 mod server;
 
@@ -40,6 +42,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             "opa::the_negations_that_rego_refuses_are_those_that_opa_reads_otherwise",
             find,
             negation::the_negations_that_rego_refuses_are_those_that_opa_reads_otherwise,
+        ),
+        trial("opa::every_engine_decides_what_opa_decides", find, differential::every_engine_decides_what_opa_decides),
+        trial(
+            "opa::the_corpus_is_what_opa_takes_for_well_written",
+            find,
+            differential::the_corpus_is_what_opa_takes_for_well_written,
         ),
     ]
 }

@@ -39,7 +39,7 @@ pub(super) async fn it_decides_what_rego_decides(opa: PathBuf) {
     assert_eq!(reasons.len(), 6, "every rule of the policy allowed something: {reasons:?}");
 }
 
-fn essence(decision: &Result<Decision, PolicyError>) -> Result<String, String> {
+pub(super) fn essence(decision: &Result<Decision, PolicyError>) -> Result<String, String> {
     match decision {
         Ok(decision) => Ok(format!(
             "{:?} undefined: {} {:?} {:?} {:?}",
@@ -54,7 +54,7 @@ fn essence(decision: &Result<Decision, PolicyError>) -> Result<String, String> {
 }
 
 /// What the stack itself asks about real tokens and real routes.
-async fn questions() -> Vec<PolicyInput> {
+pub(super) async fn questions() -> Vec<PolicyInput> {
     let idp = TestIssuer::start().await;
     let scopes = ["jobs:read", "jobs:read jobs:write", "jobs:write", "jobs:read jobs:write reports:read", "other"];
     let mut tokens = Vec::new();
