@@ -1,6 +1,7 @@
 //! Rego decided in the process.
 
 mod ast;
+mod differences;
 mod engine;
 mod lint;
 mod source;
@@ -698,11 +699,31 @@ mod tests {
     fn other_known_differences_are_refused_too() {
         for (policy, expected) in [
             ("decision if strings.count(\"a\", \"a\") == 1", "`strings.count`"),
+            ("decision if urlquery.decode(input.subject.id) == \"%zz\"", "`urlquery.decode`"),
+            ("decision if time.parse_ns(\"2006-01-02\", input.subject.id) > 0", "`time.parse_ns`"),
+            ("decision if glob.match(\"user:*\", [\":\"], input.subject.id)", "knows these delimiters"),
+            ("decision if glob.match(\"a*\", [\"/\", \".\"], input.subject.id)", "knows these delimiters"),
+            ("d := [\":\"]\ndecision if glob.match(\"a*\", d, input.subject.id)", "knows these delimiters"),
+            ("decision if glob.match(\"[^a]b\", [], input.subject.id)", "`?` and `[`"),
+            ("decision if regex.match(`^\\w+$`, input.subject.id)", "write `[0-9A-Za-z_]`"),
+            ("decision if regex.match(\"^\\\\w+$\", input.subject.id)", "write `[0-9A-Za-z_]`"),
+            ("decision if regex.match(data.pattern, input.subject.id)", "has to be a literal"),
+            ("decision if regex.replace(input.subject.id, `\\d`, \"\") == \"\"", "write `[0-9]`"),
+            ("decision if sprintf(\"%8s\", [input.subject.id]) == \"a\"", "`sprintf`"),
+            ("decision if sprintf(input.subject.id, [1]) == \"a\"", "`sprintf`"),
             ("decision if count(\"a\") == 2 with count as 2", "`with` replaces a function"),
             ("f(_) := 1\ng(_) := 2\ndecision if f(1) == 2 with f as g", "`with` replaces a function"),
             ("decision if x with input.y as input.z\nx := input.y", "the value after `as`"),
         ] {
             assert!(refused(policy).contains(expected), "{policy}: {}", refused(policy));
+        }
+        for same in [
+            "decision if glob.match(data.patterns[_], [\"/\"], input.subject.id)",
+            "decision if glob.match(\"*.example\", [], input.subject.id)",
+            "decision if regex.match(`^[0-9]+$`, input.subject.id)",
+            "decision if sprintf(\"%s:%d\", [input.subject.id, 1]) == \"a:1\"",
+        ] {
+            assert!(build(same).is_ok(), "{same}: {}", refused(same));
         }
         assert!(build("decision if x with input.y as 1\nx := input.y").is_ok());
         assert!(build("decision if x with data.y as {\"z\": 1}\nx := data.y.z").is_ok());

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     ast::{Assign, AssignOp, Body, BoolOp, Expr, Head, Literal, Query, Rule, Span, Statement, With},
+    differences,
     lint::{Finding, Index, Kind, Module, Path},
 };
 
@@ -153,7 +154,7 @@ impl<'a, 'i> Walk<'a, 'i> {
                 walk.expr(value);
             }),
             Expr::Call { span, fcn, params } => {
-                self.call(*span, fcn);
+                self.call(*span, fcn, params);
                 params.iter().for_each(|param| self.expr(param));
             }
             Expr::UnaryExpr { expr } => self.expr(expr),
@@ -184,16 +185,16 @@ impl<'a, 'i> Walk<'a, 'i> {
         reference.indices.into_iter().for_each(|index| self.expr(index));
     }
 
-    fn call(&mut self, span: Span, function: &'a Expr) {
+    fn call(&mut self, span: Span, function: &'a Expr, params: &[Expr]) {
         match self.called(function) {
             Called::Rule(path) => {
                 self.edges.insert(path);
             }
-            Called::Builtin(name) if DIFFERENT.contains(&name.as_str()) => {
-                let remedy = format!("`{name}` gives other results here than in Open Policy Agent: do without it");
-                self.fault(span, remedy, Kind::Parity);
+            Called::Builtin(name) if name == "strings.count" || BUILTINS.contains(&name.as_str()) => {
+                if let Some(remedy) = differences::of(&name, params) {
+                    self.fault(span, remedy, Kind::Parity);
+                }
             }
-            Called::Builtin(name) if BUILTINS.contains(&name.as_str()) => {}
             Called::Builtin(name) => {
                 let remedy = format!("there is no function `{name}` here: define it, or do without it");
                 self.fault(span, remedy, Kind::Unsound);
@@ -365,9 +366,6 @@ fn mention<'a>(expr: &'a Expr, names: &mut BTreeSet<&'a str>) {
 
 /// Defined for all arguments that they do not refuse as an error.
 const TOTAL: [&str; 7] = ["concat", "count", "lower", "object.get", "sum", "trim_space", "upper"];
-
-/// Built in here and in Open Policy Agent, with results that differ.
-const DIFFERENT: [&str; 1] = ["strings.count"];
 
 /// What the engine has built in. A list of our own, because another crate of the same build may switch more on (`http.send`).
 pub(super) const BUILTINS: [&str; 115] = [

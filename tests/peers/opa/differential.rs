@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    equality::{essence, questions},
+    equality::{essence, in_one_spelling, questions},
     inputs::Inputs,
     server::Server,
 };
@@ -75,8 +75,9 @@ struct About {
     envoy: bool,
     /// What is said when the embedded engine refuses the policy.
     refused: Option<String>,
-    /// Why a decision may differ although the policy is taken: words of the guide.
-    differs: Option<String>,
+    /// Why decisions may differ although the policy is taken: words of the guide.
+    #[serde(default)]
+    differs: Vec<String>,
 }
 
 struct Outcome {
@@ -127,7 +128,7 @@ impl Policy {
                 }
                 unlike += 1;
                 let is_unsafe = allows(ours) && !(allows(theirs) && obligations(theirs) == obligations(ours));
-                if other.parity && (is_unsafe || self.about.differs.is_none()) {
+                if other.parity && (is_unsafe || self.about.differs.is_empty()) {
                     let (kind, name) = (if is_unsafe { UNSAFE } else { "difference" }, other.name);
                     let question = serde_json::to_string(question).unwrap();
                     outcome.faults.push(format!(
@@ -137,16 +138,13 @@ impl Policy {
                     ));
                 }
             }
-            if unlike == 0 && (!other.parity || self.about.differs.is_some()) {
+            if unlike == 0 && (!other.parity || !self.about.differs.is_empty()) {
                 outcome.faults.push(format!("{} decides as opa does, which it is said not to", other.name));
             }
             outcome.disagreements += unlike;
         }
-        if let Some(why) = &self.about.differs
-            && !GUIDE.contains(why.as_str())
-        {
-            outcome.faults.push(format!("the guide does not say `{why}`"));
-        }
+        let unsaid = self.about.differs.iter().filter(|why| !GUIDE.contains(why.as_str()));
+        outcome.faults.extend(unsaid.map(|why| format!("the guide does not say `{why}`")));
         outcome
     }
 
@@ -217,8 +215,8 @@ fn allows(answer: &Answer) -> bool {
     answer.as_ref().is_ok_and(|decision| decision.effect() == Effect::Allow)
 }
 
-fn obligations(answer: &Answer) -> Option<&[portcullis::policy::Obligation]> {
-    answer.as_ref().ok().map(Decision::obligations)
+fn obligations(answer: &Answer) -> Option<Value> {
+    answer.as_ref().ok().map(|decision| in_one_spelling(decision.obligations()))
 }
 
 fn policies() -> Vec<Policy> {
