@@ -13,7 +13,7 @@ use std::{
 
 use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
 
-use super::source::Source;
+use super::{corrections, source::Source};
 use crate::{
     ConfigError,
     policy::{PolicyError, PolicyInput},
@@ -40,6 +40,7 @@ impl Loaded {
         let mut engine = Engine::new();
         // An error of a built-in function is then no decision instead of `undefined`, which a negation would turn into true.
         engine.set_strict_builtin_errors(true);
+        corrections::install(&mut engine)?;
         engine.add_data(data).map_err(|error| {
             let remedy = "make the data documents one object without conflicts";
             ConfigError::unusable("policy.rego.data", "data", remedy, error)
@@ -133,7 +134,10 @@ fn place(message: &str) -> Option<&str> {
     message.lines().find_map(|line| line.trim().strip_prefix("--> "))
 }
 
-fn broken(name: &str, error: impl std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>) -> ConfigError {
+pub(super) fn broken(
+    name: &str,
+    error: impl std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> ConfigError {
     let text = error.to_string();
     let place = place(&text).unwrap_or(name).to_owned();
     let cause = text.rsplit("error: ").next().unwrap_or(&text).trim().replace('\n', " ");

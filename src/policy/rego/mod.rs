@@ -1,6 +1,7 @@
 //! Rego decided in the process.
 
 mod ast;
+mod corrections;
 mod differences;
 mod engine;
 mod lint;
@@ -51,12 +52,13 @@ use crate::{
 /// What the engine would find out at request time, or never: rules and functions that refer to themselves (it would overflow the
 /// stack), functions that it does not have, `with` in place of a function, variables that only a negation knows, an entry point that
 /// is no rule, a rule that the data document also defines. And, unless [relaxed](RegoBuilder::dangerous_relax_parity), expressions by which it is known to decide otherwise than
-/// Open Policy Agent: most negations of something that can be undefined, `with … as` something that can be, `strings.count`.
+/// Open Policy Agent: most negations of something that can be undefined, `with … as` something that can be, and functions whose results differ
+/// (`strings.count`, `time.parse_ns`, `glob.match` with other delimiters than `/` or `.`, `regex.match` with `\w`, `sprintf` with widths).
 ///
 /// # What the same policy may still decide otherwise than Open Policy Agent
 ///
-/// Compared with Open Policy Agent 1.20.2: `count` of a string takes characters beyond the basic plane for two; integers of more
-/// than 19 digits lose precision. An error of a built-in function is never a decision here; there it is `undefined`, unless the
+/// Compared with Open Policy Agent 1.20.2: fractions are binary (`0.1 + 0.2` is not `0.3`), and integers of more than 19 digits lose
+/// precision; `guide::design` has the whole list. An error of a built-in function is never a decision here; there it is `undefined`, unless the
 /// server is asked to be strict, as `policy::Opa` does.
 pub struct Rego {
     pool: Pool,
@@ -426,7 +428,7 @@ mod tests {
         input.subject.id = "s3cr3t".to_owned();
         let error = rego.decide_now(&input).unwrap().unwrap_err();
         assert!(!format!("{error:?}").contains("s3cr3t"), "{error:?}");
-        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the evaluation failed at authz.rego:2:36");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the evaluation failed at authz.rego:2:22");
     }
 
     #[test]
