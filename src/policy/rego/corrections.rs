@@ -11,7 +11,7 @@ use crate::ConfigError;
 
 /// Puts them in the place of the engine's own.
 pub(super) fn install(engine: &mut Engine) -> Result<(), ConfigError> {
-    const CORRECTIONS: [(&str, u8, Function); 8] = [
+    const CORRECTIONS: [(&str, u8, Function); 9] = [
         ("count", 1, |values| count(values.first()?)),
         ("indexof", 2, |values| {
             let (all, wanted) = (text(values.first()?)?, text(values.get(1)?)?);
@@ -23,6 +23,7 @@ pub(super) fn install(engine: &mut Engine) -> Result<(), ConfigError> {
         }),
         ("lower", 1, |values| lower(text(values.first()?)?).map(Value::from)),
         ("net.cidr_contains", 2, |values| contains(text(values.first()?)?, text(values.get(1)?)?).map(Value::from)),
+        ("net.cidr_is_valid", 1, |values| Some(Value::from(Network::read(text(values.first()?)?).is_some()))),
         ("time.parse_rfc3339_ns", 1, |values| nanoseconds(text(values.first()?)?).map(Value::from)),
         ("to_number", 1, |values| to_number(values.first()?)),
         ("upper", 1, |values| upper(text(values.first()?)?).map(Value::from)),

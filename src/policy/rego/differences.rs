@@ -8,8 +8,8 @@ use super::ast::Expr;
 pub(super) fn of(function: &str, params: &[Expr]) -> Option<String> {
     let literal = |index: usize| params.get(index).map(Expr::string);
     match function {
-        // They read what Open Policy Agent takes for an error, such as a date with something behind it.
-        "strings.count" | "time.parse_ns" | "urlquery.decode" | "urlquery.decode_object" => {
+        "base64.is_valid" | "json.filter" | "json.is_valid" | "json.remove" | "regex.is_valid" | "regex.template_match"
+        | "semver.is_valid" | "strings.count" | "time.parse_ns" | "urlquery.decode" | "urlquery.decode_object" => {
             Some(format!("`{function}` gives other results here than in Open Policy Agent: do without it"))
         }
         "glob.match" if !params.get(1).is_none_or(are_sound_delimiters) => Some(

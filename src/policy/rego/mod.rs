@@ -702,6 +702,7 @@ mod tests {
         for (policy, expected) in [
             ("decision if strings.count(\"a\", \"a\") == 1", "`strings.count`"),
             ("decision if urlquery.decode(input.subject.id) == \"%zz\"", "`urlquery.decode`"),
+            ("decision if { v := input.subject.id; not semver.is_valid(v) }", "`semver.is_valid`"),
             ("decision if time.parse_ns(\"2006-01-02\", input.subject.id) > 0", "`time.parse_ns`"),
             ("decision if glob.match(\"user:*\", [\":\"], input.subject.id)", "knows these delimiters"),
             ("decision if glob.match(\"a*\", [\"/\", \".\"], input.subject.id)", "knows these delimiters"),

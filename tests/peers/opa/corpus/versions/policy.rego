@@ -4,7 +4,6 @@ package versions
 default decision := {"allow": false, "reasons": ["too old"], "advice": [{"id": "upgrade"}]}
 
 decision := {"allow": true} if {
-	semver.is_valid(version)
 	semver.compare(version, minimum) >= 0
 	not broken
 }
