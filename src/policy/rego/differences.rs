@@ -1,6 +1,6 @@
 //! Calls of built-in functions by which a policy decides otherwise here than in Open Policy Agent.
 //!
-//! `tests/peers` asks both engines about each kind.
+//! Policies in `tests/peers/opa/corpus` show most of them: both engines are asked about those.
 
 use super::ast::Expr;
 

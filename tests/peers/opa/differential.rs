@@ -33,13 +33,17 @@ pub(super) async fn every_engine_decides_what_opa_decides(opa: PathBuf) {
     for policy in &policies {
         let outcome = policy.compare(&server, &actor).await;
         decisions += outcome.decisions;
-        in_parity += usize::from(policy.about.refused.is_none());
+        in_parity += usize::from(policy.about.refused.is_none() && !policy.about.envoy);
         println!(
             "{:24} {:5} {:3} %  {}  {}",
             policy.name,
             outcome.decisions,
             outcome.allowed,
-            policy.about.refused.as_ref().map_or("parity".to_owned(), |why| format!("refused: {why}")),
+            match &policy.about.refused {
+                Some(why) => format!("refused: {why}"),
+                None if policy.about.envoy => "rest only".to_owned(),
+                None => "parity".to_owned(),
+            },
             outcome.disagreements
         );
         faults.extend(outcome.faults.into_iter().map(|fault| format!("{}: {fault}", policy.name)));
