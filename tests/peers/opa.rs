@@ -1,7 +1,9 @@
 //! `policy::Opa` against a real server, and against `policy::Rego` with the same policy.
 
 mod capabilities;
+mod differential;
 mod equality;
+mod inputs;
 mod negation;
 mod server;
 
@@ -51,6 +53,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             "opa::what_rego_refuses_to_compile_opa_refuses_too",
             find,
             capabilities::what_rego_refuses_to_compile_opa_refuses_too,
+        ),
+        trial("opa::every_engine_decides_what_opa_decides", find, differential::every_engine_decides_what_opa_decides),
+        trial(
+            "opa::the_corpus_is_what_opa_takes_for_well_written",
+            find,
+            differential::the_corpus_is_what_opa_takes_for_well_written,
         ),
     ]
 }

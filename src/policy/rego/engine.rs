@@ -12,7 +12,7 @@ use std::{
 
 use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
 
-use super::set::Source;
+use super::{corrections, set::Source};
 use crate::{
     ConfigError,
     policy::{PolicyError, PolicyInput},
@@ -47,6 +47,7 @@ impl Loaded {
         engine.set_strict_builtin_errors(true);
         // `print` would write what a request brought to the standard error of the process.
         engine.set_gather_prints(true);
+        corrections::install(&mut engine)?;
         engine.add_data(data).map_err(|error| {
             let remedy = "make the data documents one object without conflicts";
             ConfigError::unusable("policy.rego.data", "data", remedy, error)
@@ -153,7 +154,10 @@ fn place(message: &str) -> Option<&str> {
     message.lines().find_map(|line| line.trim().strip_prefix("--> "))
 }
 
-fn broken(name: &str, error: impl std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>) -> ConfigError {
+pub(super) fn broken(
+    name: &str,
+    error: impl std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> ConfigError {
     let text = error.to_string();
     let place = place(&text).unwrap_or(name).to_owned();
     let cause = text.rsplit("error: ").next().unwrap_or(&text).trim().replace('\n', " ");

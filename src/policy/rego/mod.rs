@@ -3,6 +3,8 @@
 mod ast;
 mod builder;
 mod builtins;
+mod corrections;
+mod differences;
 mod engine;
 mod generation;
 mod lint;
@@ -75,12 +77,13 @@ use crate::{ConfigError, health::Health};
 /// gives no decision about a [canary](RegoBuilder::with_canary) is refused as well. And, unless
 /// [relaxed](RegoBuilder::dangerous_relax_parity), expressions by which it is known to decide otherwise than Open Policy Agent: most
 /// negations of something that can be undefined, `with … as` something that can be, `in` with something that can be where its result is
-/// used as a value, `strings.count`.
+/// used as a value, and functions whose results differ (`strings.count`, `time.parse_ns`, `glob.match` with other delimiters than `/` or `.`,
+/// `regex.match` with `\w`, `sprintf` with widths).
 ///
 /// # What the same policy may still decide otherwise than Open Policy Agent
 ///
-/// Compared with Open Policy Agent 1.20.2: `count` of a string takes characters beyond the basic plane for two; integers of more
-/// than 19 digits lose precision. An error of a built-in function is never a decision here; there it is `undefined`, unless the
+/// Compared with Open Policy Agent 1.20.2: fractions are binary (`0.1 + 0.2` is not `0.3`), and integers of more than 19 digits lose
+/// precision; [`guide::design`](crate::guide::design) has the whole list. An error of a built-in function is never a decision here; there it is `undefined`, unless the
 /// server is asked to be strict, as `policy::Opa` does.
 ///
 /// [`CAPABILITIES`](Self::CAPABILITIES) lets `opa check` find out most of this where policies are written. `print` prints nothing here.

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{
     ast::{Assign, AssignOp, Body, BoolOp, Expr, Head, Literal, Query, Rule, Span, Statement, With},
-    builtins::{DIFFERENT, TOTAL, arity},
+    builtins::{TOTAL, arity},
+    differences,
     lint::{Finding, Index, Kind, Module, Node, Path, arguments},
 };
 
@@ -226,8 +227,7 @@ impl<'a, 'i> Walk<'a, 'i> {
                 if known.is_none() {
                     let remedy = format!("there is no function `{name}` here: define it, or do without it");
                     self.fault(span, remedy, Kind::Unsound);
-                } else if DIFFERENT.contains(&name.as_str()) {
-                    let remedy = format!("`{name}` gives other results here than in Open Policy Agent: do without it");
+                } else if let Some(remedy) = differences::of(&name, params) {
                     self.fault(span, remedy, Kind::Parity);
                 }
                 (name, known.flatten())

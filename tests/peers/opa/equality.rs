@@ -39,22 +39,36 @@ pub(super) async fn it_decides_what_rego_decides(opa: PathBuf) {
     assert_eq!(reasons.len(), 6, "every rule of the policy allowed something: {reasons:?}");
 }
 
-fn essence(decision: &Result<Decision, PolicyError>) -> Result<String, String> {
+pub(super) fn essence(decision: &Result<Decision, PolicyError>) -> Result<String, String> {
     match decision {
         Ok(decision) => Ok(format!(
             "{:?} undefined: {} {:?} {:?} {:?}",
             decision.effect(),
             decision.is_undefined(),
             decision.reasons(),
-            decision.obligations(),
-            decision.advice()
+            in_one_spelling(decision.obligations()),
+            in_one_spelling(decision.advice())
         )),
         Err(error) => Err(error.kind().code().to_owned()),
     }
 }
 
+/// Open Policy Agent gives a number as it was written, `1.0`; the embedded engine gives its value, `1`.
+pub(super) fn in_one_spelling(value: impl serde::Serialize) -> serde_json::Value {
+    use serde_json::Value;
+    fn spell(value: Value) -> Value {
+        match value {
+            Value::Number(number) => number.as_f64().map_or(Value::Number(number), Value::from),
+            Value::Array(items) => items.into_iter().map(spell).collect(),
+            Value::Object(members) => members.into_iter().map(|(name, value)| (name, spell(value))).collect(),
+            other => other,
+        }
+    }
+    spell(serde_json::to_value(value).unwrap())
+}
+
 /// What the stack itself asks about real tokens and real routes.
-async fn questions() -> Vec<PolicyInput> {
+pub(super) async fn questions() -> Vec<PolicyInput> {
     let idp = TestIssuer::start().await;
     let scopes = ["jobs:read", "jobs:read jobs:write", "jobs:write", "jobs:read jobs:write reports:read", "other"];
     let mut tokens = Vec::new();
