@@ -9,7 +9,7 @@ use std::{
 use http::{HeaderName, Request};
 
 use crate::{
-    audit::{Trail, trace_id},
+    audit::{Trail, trace},
     denial::{Reason, RequestContext},
     layer::rule::{RuleCheck, RuleMet},
     policy::{Decision, Enrichment, Obligation, Permit, PolicyError, PolicyInput, RequestHead},
@@ -44,7 +44,7 @@ impl Enforcement {
         if let Some(context) = request.extensions().get::<RequestContext>() {
             context.request_id().as_str().clone_into(&mut input.context.request_id);
         }
-        input.context.trace_id = trace_id(request.headers()).unwrap_or_default();
+        (input.context.trace_id, input.context.trace_sampled) = trace(request.headers()).unwrap_or_default();
         input.context.time_ns = u64::try_from(self.clock.now().since_epoch().as_nanos()).unwrap_or(u64::MAX);
         if let Some(token) = request.extensions().get::<VerifiedToken>() {
             let named = |name: &String| Some((name.clone(), token.claims().get(name)?.clone()));
