@@ -8,6 +8,7 @@ use std::{
 
 use http::{HeaderName, Request};
 
+use super::hush::Hush;
 use crate::{
     audit::{Trail, trace},
     denial::{Reason, RequestContext},
@@ -30,6 +31,7 @@ pub(super) struct Enforcement {
     pub(super) obligations: HashMap<Arc<str>, Handler>,
     pub(super) clock: Arc<dyn Clock>,
     rule: Arc<RuleCheck>,
+    hush: Arc<Hush>,
 }
 
 impl Enforcement {
@@ -54,28 +56,31 @@ impl Enforcement {
         for enrichment in &self.enrichments {
             guarded(|| enrichment(&head, &mut input))
                 .and_then(|enriched| enriched.map_err(PolicyError::input))
-                .map_err(|error| no_decision(&error))?;
+                .map_err(|error| self.no_decision(&error))?;
         }
         Ok(input)
     }
 
     pub(super) fn enforce(&self, outcome: Result<Decision, PolicyError>, trail: &Trail) -> Result<Permit, Reason> {
-        let decision = outcome.map_err(|error| no_decision(&error))?;
+        let decision = outcome.map_err(|error| self.no_decision(&error))?;
         trail.decided(&decision);
         let fulfil =
             |obligation: &Obligation| self.obligations.get(&obligation.id).is_some_and(|handler| handler(obligation));
-        guarded(|| decision.enforce(fulfil)).map_err(|error| no_decision(&error))?.map_err(Reason::Policy)
+        guarded(|| decision.enforce(fulfil)).map_err(|error| self.no_decision(&error))?.map_err(Reason::Policy)
+    }
+
+    fn no_decision(&self, error: &PolicyError) -> Reason {
+        if let Some(held_back) = self.hush.passes(error.kind(), self.clock.elapsed()) {
+            let cause = error.source().map(tracing::field::display);
+            tracing::warn!(code = error.kind().code(), cause, held_back, "{error}");
+        }
+        Reason::NoDecision(error.kind())
     }
 }
 
 /// Runs code of an implementor. A panic there is neither an allow nor the end of the connection.
 pub(super) fn guarded<T>(foreign: impl FnOnce() -> T) -> Result<T, PolicyError> {
     catch_unwind(AssertUnwindSafe(foreign)).map_err(|_| PolicyError::panicked())
-}
-
-fn no_decision(error: &PolicyError) -> Reason {
-    tracing::warn!(code = error.kind().code(), cause = error.source().map(tracing::field::display), "{error}");
-    Reason::NoDecision(error.kind())
 }
 
 impl Default for Enforcement {
@@ -87,6 +92,7 @@ impl Default for Enforcement {
             obligations: HashMap::new(),
             clock: Arc::new(SystemClock),
             rule: Arc::default(),
+            hush: Arc::default(),
         }
     }
 }
