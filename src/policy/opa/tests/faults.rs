@@ -52,7 +52,7 @@ fn transport() -> Vec<Fault> {
     const ALLOW: &str = r#"{"result": true}"#;
     let (settings, goaway) = (frame(4, &[]), frame(7, &[0; 8]));
     let goaway_after_error = frame(7, &[0, 0, 0, 1, 0, 0, 0, 2]);
-    let reset = [&[0, 0, 4, 3, 0, 0, 0, 0, 1][..], &[0, 0, 0, 7]].concat();
+    let reset = |code| [&[0, 0, 4, 3, 0, 0, 0, 0, 1][..], &[0, 0, 0, code]].concat();
     let h2 = |frames: &[&[u8]]| Step::Answer(frames.concat());
     let body = ALLOW.len() + 7;
     vec![
@@ -106,9 +106,13 @@ fn transport() -> Vec<Fault> {
         Fault { over: Over::Http2, ..twice("HTTP/2, left with GOAWAY", h2(&[&settings, &goaway])) },
         Fault {
             over: Over::Http2,
-            ..fault("HTTP/2, GOAWAY for an error", h2(&[&settings, &goaway_after_error]), Unavailable)
+            ..twice("HTTP/2, closed with GOAWAY for an error", h2(&[&settings, &goaway_after_error]))
         },
-        Fault { over: Over::Http2, ..twice("HTTP/2, stream refused", h2(&[&settings, &reset])) },
+        Fault { over: Over::Http2, ..twice("HTTP/2, stream refused", h2(&[&settings, &reset(7)])) },
+        Fault {
+            over: Over::Http2,
+            ..fault("HTTP/2, stream reset for an error", h2(&[&settings, &reset(2)]), Unavailable)
+        },
         Fault {
             over: Over::Tls,
             ..twice("HTTP in place of TLS", Step::Close(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()))
