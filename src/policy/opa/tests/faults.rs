@@ -160,7 +160,7 @@ fn answers() -> Vec<Fault> {
         fault("a repeated result", result(r#"{"result": false, "result": true}"#), InvalidResult),
         fault("a repeated allow", result(r#"{"result": {"allow": false, "allow": true}}"#), InvalidResult),
         fault("a byte order mark", result("\u{feff}{\"result\": true}"), InvalidResult),
-        fault("a body at the cap and one over", result(&padded(64 * 1024)), InvalidResult),
+        fault("a body just over the cap", result(&padded(64 * 1024)), InvalidResult),
         fault("a megabyte", result(&padded(1024 * 1024)), InvalidResult),
         fault("a megabyte, unannounced", Step::Close((head("") + &padded(1024 * 1024)).into()), InvalidResult),
         fault("a length of 99 GB", Step::Close(head("content-length: 99000000000\r\n").into()), InvalidResult),
