@@ -66,6 +66,8 @@ pub struct OutboundBuilder {
     unix_socket: Option<PathBuf>,
     roots: Roots,
     identity: Option<Vec<u8>>,
+    http2_prior_knowledge: bool,
+    repeats: bool,
 }
 
 #[derive(Clone)]
@@ -79,7 +81,16 @@ impl OutboundBuilder {
     /// A client with this deadline for the whole exchange and this cap, in bytes, for the answer's body. Both above zero.
     #[must_use]
     pub fn new(deadline: Duration, max_response: usize) -> Self {
-        Self { deadline, connect_timeout: None, max_response, unix_socket: None, roots: Roots::System, identity: None }
+        Self {
+            deadline,
+            connect_timeout: None,
+            max_response,
+            unix_socket: None,
+            roots: Roots::System,
+            identity: None,
+            http2_prior_knowledge: false,
+            repeats: true,
+        }
     }
 
     /// How much of the deadline may go into reaching the peer, TLS included. Default: all of it. Above zero.
@@ -119,6 +130,22 @@ impl OutboundBuilder {
         self
     }
 
+    /// Speaks HTTP/2 from the first byte ([RFC 9113 §3.3](https://www.rfc-editor.org/rfc/rfc9113#section-3.3)): many exchanges on one
+    /// connection, also without TLS. A peer that speaks HTTP/1 alone then gives no answer. Default: HTTP/1.1 without TLS, and what both
+    /// sides agree on with it.
+    #[must_use]
+    pub fn with_http2_prior_knowledge(mut self) -> Self {
+        self.http2_prior_knowledge = true;
+        self
+    }
+
+    /// Leaves it to the caller to send a request again that an HTTP/2 peer gave back untouched.
+    #[cfg(feature = "opa")]
+    pub(crate) fn without_repeats(mut self) -> Self {
+        self.repeats = false;
+        self
+    }
+
     /// Builds the client.
     ///
     /// # Errors
@@ -148,6 +175,12 @@ impl OutboundBuilder {
             .user_agent(USER_AGENT);
         if let Some(timeout) = self.connect_timeout {
             client = client.connect_timeout(timeout);
+        }
+        if self.http2_prior_knowledge {
+            client = client.http2_prior_knowledge();
+        }
+        if !self.repeats {
+            client = client.retry(reqwest::retry::never());
         }
         if let Some(path) = self.unix_socket {
             client = with_unix_socket(client, path)?;
@@ -190,6 +223,7 @@ impl fmt::Debug for OutboundBuilder {
             .field("max_response", &self.max_response)
             .field("unix_socket", &self.unix_socket)
             .field("identity", &self.identity.as_ref().map(|_| "[redacted]"))
+            .field("http2_prior_knowledge", &self.http2_prior_knowledge)
             .finish_non_exhaustive()
     }
 }
@@ -281,6 +315,12 @@ fn nothing_was_answered(error: &reqwest::Error) -> bool {
             && (error.is_canceled() || error.is_incomplete_message())
         {
             return true;
+        }
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            // RFC 9113 §8.7: what the peer refused or left behind with a graceful GOAWAY, it has not looked at.
+            let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            let is_left = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+            return error.is_remote() && (is_refused || is_left);
         }
         cause = error.source();
     }

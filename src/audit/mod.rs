@@ -30,5 +30,7 @@ pub use record::{
     RecordedPolicy, RecordedRoute, RecordedShadow, Verdict,
 };
 pub use sink::{AuditError, AuditSink};
-pub(crate) use trace_context::trace_id;
+pub(crate) use trace_context::trace;
+#[cfg(feature = "opa")]
+pub(crate) use trace_context::traceparent;
 pub use trail::Trail;

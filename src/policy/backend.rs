@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 use super::{Decision, PolicyInput, PolicyRevision, Reads};
-use crate::health::Health;
+use crate::{ConfigError, health::Health};
 
 /// Decides whether a call may happen: the policy engine behind the enforcement point.
 ///
@@ -47,6 +47,17 @@ pub trait PolicyBackend: Send + Sync + 'static {
         None
     }
 
+    /// Finds out, before the first request, what no check of the configuration alone can: a decision path that does not exist, a rule that
+    /// gives no decision. A service that must not start with such a mistake awaits it at start-up. The default finds nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for what only a change of the configuration or of the policy mends. An engine that is away is no error: it is not
+    /// ready ([`health`](Self::health)), and may be later.
+    async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {
+        Ok(())
+    }
+
     /// Whether decisions can be had now. For readiness probes, not asked per request.
     fn health(&self) -> Health {
         Health::Ready
@@ -66,6 +77,10 @@ impl<P: PolicyBackend + ?Sized> PolicyBackend for Arc<P> {
 
     fn in_force(&self) -> Option<PolicyInForce> {
         (**self).in_force()
+    }
+
+    async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {
+        Self::clone(&self).preflight().await
     }
 
     fn health(&self) -> Health {

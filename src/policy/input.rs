@@ -155,6 +155,9 @@ pub struct Context {
     pub request_id: String,
     /// The trace id of a valid `traceparent`; `""` without one.
     pub trace_id: String,
+    /// Whether the sender of that `traceparent` may have recorded the trace. For what is forwarded: no policy is shown it.
+    #[serde(skip)]
+    pub(crate) trace_sampled: bool,
     /// Nanoseconds since the epoch.
     pub time_ns: u64,
     /// The authority that the request names: lower case, without a trailing dot and default port; `""` when it names none.
@@ -265,6 +268,7 @@ impl PolicyInput {
                 schema: "1",
                 request_id: String::new(),
                 trace_id: String::new(),
+                trace_sampled: false,
                 time_ns: 0,
                 host: authority(request.uri(), request.headers()),
                 headers: allowed(request.headers(), headers),

@@ -7,13 +7,21 @@ mod inputs;
 mod negation;
 mod server;
 
-use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use libtest_mimic::Trial;
 use portcullis::{
     health::Health,
     policy::{Decision, Effect, Opa, OpaBuilder, PolicyBackend as _, PolicyError, PolicyErrorKind, PolicyInput},
-    testing::policy_input,
+    testing::{FrozenClock, policy_input},
 };
 
 use self::server::{Certificates, Server, find, find_with_openssl};
@@ -32,6 +40,22 @@ pub(crate) fn trials() -> Vec<Trial> {
             "opa::a_server_that_dies_is_unavailable_until_it_is_back",
             find,
             a_server_that_dies_is_unavailable_until_it_is_back,
+        ),
+        trial(
+            "opa::a_server_that_stays_away_is_left_alone_until_it_is_back",
+            find,
+            a_server_that_stays_away_is_left_alone_until_it_is_back,
+        ),
+        trial(
+            "opa::http2_without_tls_needs_a_server_that_speaks_it",
+            find,
+            http2_without_tls_needs_a_server_that_speaks_it,
+        ),
+        trial("opa::it_is_ready_once_the_bundles_are_there", find, it_is_ready_once_the_bundles_are_there),
+        trial(
+            "opa::the_canary_refuses_a_path_that_does_not_exist",
+            find,
+            the_canary_refuses_a_path_that_does_not_exist,
         ),
         trial(
             "opa::bundle_revision_and_decision_id_are_the_servers",
@@ -102,7 +126,7 @@ async fn it_allows_denies_and_says_nothing(opa: PathBuf) {
     assert!(allow.revision().as_str().starts_with("opa:1."), "{}", allow.revision());
     let deny = ask(&example, alice("POST", "/jobs", &["jobs:read"])).await.unwrap();
     assert_eq!((deny.effect(), deny.is_undefined()), (Effect::Deny, false));
-    assert_eq!(example.health(), Health::Ready);
+    becomes(&example, |health| *health == Health::Ready).await;
 
     for elsewhere in ["authz/desicion", "auth/decision", "authz%2Fdecision"] {
         let opa = Arc::new(patient(server.url()).with_decision_path(elsewhere).build().unwrap());
@@ -147,6 +171,7 @@ async fn the_bearer_token_is_what_opens_the_server(opa: PathBuf) {
         assert_eq!(error.kind(), PolicyErrorKind::Unavailable, "{name}");
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.contains("401") && cause.contains("with_bearer") && !cause.contains("s3cr3t"), "{cause}");
+        becomes(&refused, |health| health.to_string().contains("401")).await;
         assert!(!refused.health().is_serving(), "{name}");
     }
 }
@@ -177,16 +202,117 @@ async fn a_client_certificate_is_an_identity((opa, openssl): (PathBuf, PathBuf))
 
 async fn a_server_that_dies_is_unavailable_until_it_is_back(opa: PathBuf) {
     let server = Server::start(&opa).with_policy_dir().ready().await;
-    let client = Arc::new(patient(server.url()).build().unwrap());
+    let client = Arc::new(patient(server.url()).build_probed().await.unwrap());
+    assert_eq!(client.health(), Health::Ready);
     let question = || alice("GET", "/jobs", &["jobs:read"]);
     assert_eq!(ask(&client, question()).await.unwrap().effect(), Effect::Allow);
     let port = server.kill();
     assert_eq!(ask(&client, question()).await.unwrap_err().kind(), PolicyErrorKind::Unavailable);
-    assert!(!client.health().is_serving());
+    becomes(&client, |health| !health.is_serving()).await;
 
     let _server = Server::start(&opa).with_policy_dir().on_port(port).ready().await;
     assert_eq!(ask(&client, question()).await.unwrap().effect(), Effect::Allow);
     assert_eq!(client.health(), Health::Ready);
+}
+
+async fn a_server_that_stays_away_is_left_alone_until_it_is_back(opa: PathBuf) {
+    let server = Server::start(&opa).with_policy_dir().ready().await;
+    let clock = FrozenClock::default();
+    let builder = patient(server.url()).without_health_checks().with_clock(clock.clone());
+    let client = Arc::new(builder.build_probed().await.unwrap());
+    let port = server.kill();
+    let cause = async || {
+        let error = ask(&client, alice("GET", "/jobs", &["jobs:read"])).await.unwrap_err();
+        assert_eq!(error.kind(), PolicyErrorKind::Unavailable);
+        std::error::Error::source(&error).unwrap().to_string()
+    };
+    for _ in 0..5 {
+        assert_eq!(cause().await, "could not connect");
+    }
+    assert!(cause().await.starts_with("not asked"));
+    assert!(!client.health().is_serving());
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(cause().await, "could not connect", "the probe");
+
+    let _server = Server::start(&opa).with_policy_dir().on_port(port).ready().await;
+    assert!(cause().await.starts_with("not asked"), "nobody knows yet");
+    clock.advance(Duration::from_secs(2));
+    for _ in 0..2 {
+        let decision = ask(&client, alice("GET", "/jobs", &["jobs:read"])).await.unwrap();
+        assert_eq!(decision.effect(), Effect::Allow);
+    }
+    assert_eq!(client.health(), Health::Ready);
+}
+
+async fn http2_without_tls_needs_a_server_that_speaks_it(opa: PathBuf) {
+    let server = Server::start(&opa).with_policy_dir().with_arguments(&["--h2c"]).ready().await;
+    assert_eq!(lists_jobs(patient(server.url()).with_http2_prior_knowledge()).await, Ok(Effect::Allow));
+    assert_eq!(lists_jobs(patient(server.url())).await, Ok(Effect::Allow), "it speaks HTTP/1 as well");
+    let old = Server::start(&opa).with_policy_dir().ready().await;
+    let refused = lists_jobs(patient(old.url()).with_http2_prior_knowledge()).await;
+    assert_eq!(refused, Err(PolicyErrorKind::Unavailable));
+}
+
+async fn it_is_ready_once_the_bundles_are_there(opa: PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bundle.tar.gz");
+    let built =
+        Command::new(&opa).args(["build", "--bundle", "--output"]).args([&path, &policy_dir()]).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let published = Arc::new(AtomicBool::new(false));
+    let store = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = store.local_addr().unwrap();
+    let (is_published, bundle) = (Arc::clone(&published), std::fs::read(&path).unwrap());
+    let router = axum::Router::new().fallback(async move || {
+        if is_published.load(Ordering::Relaxed) { Ok(bundle) } else { Err(axum::http::StatusCode::NOT_FOUND) }
+    });
+    tokio::spawn(async move { axum::serve(store, router).await });
+
+    let server = Server::start(&opa)
+        .with_arguments(&[
+            format!("--set=services.store.url=http://{address}"),
+            "--set=bundles.authz.service=store".to_owned(),
+            "--set=bundles.authz.resource=bundle.tar.gz".to_owned(),
+            "--set=bundles.authz.polling.min_delay_seconds=1".to_owned(),
+            "--set=bundles.authz.polling.max_delay_seconds=1".to_owned(),
+        ])
+        .ready()
+        .await;
+    let client = Arc::new(patient(server.url()).build_probed().await.unwrap());
+    let health = client.health();
+    assert!(!health.is_serving() && health.to_string().contains("bundles"), "{health}");
+    let decision = ask(&client, alice("GET", "/jobs", &["jobs:read"])).await.unwrap();
+    assert!(decision.is_undefined() && !client.health().is_serving());
+
+    published.store(true, Ordering::Relaxed);
+    becomes(&client, |health| *health == Health::Ready).await;
+    let decision = ask(&client, alice("GET", "/jobs", &["jobs:read"])).await.unwrap();
+    assert_eq!(decision.effect(), Effect::Allow);
+}
+
+async fn the_canary_refuses_a_path_that_does_not_exist(opa: PathBuf) {
+    let server = Server::start(&opa).with_policy_dir().ready().await;
+    let at = |path| patient(server.url()).with_decision_path(path).build_probed();
+    assert_eq!(at("authz/decision").await.unwrap().health(), Health::Ready);
+    for (wrong, remedy) in [
+        ("authz/desicion", "default decision"),
+        ("auth/decision", "default decision"),
+        ("authz", "not its package"),
+        ("authz/decision/more", "not its package"),
+    ] {
+        let error = at(wrong).await.expect_err(wrong).to_string();
+        assert!(
+            error.contains("policy.opa.decision_path") && error.contains(wrong) && error.contains(remedy),
+            "{error}"
+        );
+    }
+}
+
+/// Waits until the health is so.
+async fn becomes(opa: &Arc<Opa>, so: impl Fn(&Health) -> bool) {
+    while !so(&opa.health()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 async fn bundle_revision_and_decision_id_are_the_servers(opa: PathBuf) {

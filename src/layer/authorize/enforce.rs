@@ -8,8 +8,9 @@ use std::{
 
 use http::{HeaderName, Request};
 
+use super::hush::Hush;
 use crate::{
-    audit::{Trail, trace_id},
+    audit::{Trail, trace},
     denial::{Reason, RequestContext},
     layer::rule::{RuleCheck, RuleMet},
     policy::{Credential, Decision, Enrichment, Obligation, Permit, PolicyError, PolicyInput, RequestHead},
@@ -30,6 +31,7 @@ pub(super) struct Enforcement {
     pub(super) obligations: HashMap<Arc<str>, Handler>,
     pub(super) clock: Arc<dyn Clock>,
     rule: Arc<RuleCheck>,
+    hush: Arc<Hush>,
 }
 
 impl Enforcement {
@@ -44,7 +46,7 @@ impl Enforcement {
         if let Some(context) = request.extensions().get::<RequestContext>() {
             context.request_id().as_str().clone_into(&mut input.context.request_id);
         }
-        input.context.trace_id = trace_id(request.headers()).unwrap_or_default();
+        (input.context.trace_id, input.context.trace_sampled) = trace(request.headers()).unwrap_or_default();
         input.context.time_ns = u64::try_from(self.clock.now().since_epoch().as_nanos()).unwrap_or(u64::MAX);
         if let Some(token) = request.extensions().get::<VerifiedToken>() {
             let named = |name: &String| Some((name.clone(), token.claims().get(name)?.clone()));
@@ -56,28 +58,31 @@ impl Enforcement {
         for enrichment in &self.enrichments {
             guarded(|| enrichment(&head, &mut input))
                 .and_then(|enriched| enriched.map_err(PolicyError::input))
-                .map_err(|error| no_decision(&error))?;
+                .map_err(|error| self.no_decision(&error))?;
         }
         Ok(input)
     }
 
     pub(super) fn enforce(&self, outcome: Result<Decision, PolicyError>, trail: &Trail) -> Result<Permit, Reason> {
-        let decision = outcome.map_err(|error| no_decision(&error))?;
+        let decision = outcome.map_err(|error| self.no_decision(&error))?;
         trail.decided(&decision);
         let fulfil =
             |obligation: &Obligation| self.obligations.get(&obligation.id).is_some_and(|handler| handler(obligation));
-        guarded(|| decision.enforce(fulfil)).map_err(|error| no_decision(&error))?.map_err(Reason::Policy)
+        guarded(|| decision.enforce(fulfil)).map_err(|error| self.no_decision(&error))?.map_err(Reason::Policy)
+    }
+
+    fn no_decision(&self, error: &PolicyError) -> Reason {
+        if let Some(held_back) = self.hush.passes(error.kind(), self.clock.elapsed()) {
+            let cause = error.source().map(tracing::field::display);
+            tracing::warn!(code = error.kind().code(), cause, held_back, "{error}");
+        }
+        Reason::NoDecision(error.kind())
     }
 }
 
 /// Runs code of an implementor. A panic there is neither an allow nor the end of the connection.
 pub(super) fn guarded<T>(foreign: impl FnOnce() -> T) -> Result<T, PolicyError> {
     catch_unwind(AssertUnwindSafe(foreign)).map_err(|_| PolicyError::panicked())
-}
-
-fn no_decision(error: &PolicyError) -> Reason {
-    tracing::warn!(code = error.kind().code(), cause = error.source().map(tracing::field::display), "{error}");
-    Reason::NoDecision(error.kind())
 }
 
 impl Default for Enforcement {
@@ -89,6 +94,7 @@ impl Default for Enforcement {
             obligations: HashMap::new(),
             clock: Arc::new(SystemClock),
             rule: Arc::default(),
+            hush: Arc::default(),
         }
     }
 }

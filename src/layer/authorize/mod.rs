@@ -62,6 +62,7 @@
 
 mod enforce;
 mod future;
+mod hush;
 mod layer;
 mod service;
 

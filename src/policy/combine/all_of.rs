@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
+    ConfigError,
     health::Health,
     policy::{
         Decision, DecisionId, Effect, PolicyBackend, PolicyError, PolicyInForce, PolicyInput, PolicyRevision, Reads,
@@ -111,6 +112,13 @@ impl PolicyBackend for AllOf {
         // Each part only counts up, so the sum tells one state from another.
         let epoch = parts.iter().fold(0_u64, |sum, (_, part)| sum.wrapping_add(part.epoch));
         Some(PolicyInForce::new(PolicyRevision::new(revision), reads).with_epoch(epoch))
+    }
+
+    async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {
+        for (_, backend) in &self.parts {
+            Arc::clone(backend).preflight().await?;
+        }
+        Ok(())
     }
 
     /// The worst of them speaks for all.

@@ -244,6 +244,10 @@ impl<P: PolicyBackend + ?Sized> PolicyBackend for Cached<P> {
         self.backend.in_force()
     }
 
+    async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {
+        Arc::clone(&self.backend).preflight().await
+    }
+
     fn health(&self) -> Health {
         self.backend.health()
     }

@@ -206,6 +206,11 @@ impl PolicyBackend for Shadow {
         self.live.in_force()
     }
 
+    /// That of the live backend alone: a candidate that is wrong keeps no service from starting.
+    async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {
+        Arc::clone(&self.live).preflight().await
+    }
+
     /// That of the live backend alone.
     fn health(&self) -> Health {
         self.live.health()

@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
+    ConfigError,
     health::Health,
     policy::{Decision, PolicyBackend, PolicyError, PolicyErrorKind, PolicyInput},
 };
@@ -88,6 +89,11 @@ impl PolicyBackend for Standby {
             Some(settled) => Some(settled),
             None => self.second.1.decide_now(input).map(|outcome| self.by_second(outcome)),
         }
+    }
+
+    async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {
+        Arc::clone(&self.first.1).preflight().await?;
+        Arc::clone(&self.second.1).preflight().await
     }
 
     /// Degraded while the second one decides; unavailable when neither can.

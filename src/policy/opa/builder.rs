@@ -1,14 +1,27 @@
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use http::{HeaderValue, Uri, uri::Scheme};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::sync::Semaphore;
 
-use super::{MAX_REPLY, Opa, outcome::Outcome};
+use super::{
+    Opa,
+    breaker::{Breaker, LONGEST_COOL_DOWN},
+    canary,
+    condition::Condition,
+    permits::Permits,
+    server::{MAX_REPLY, Server},
+    watch::Watch,
+};
 use crate::{
     ConfigError,
     outbound::{Outbound, OutboundBuilder, dangerous_url, secure_url},
     policy::InputFormat,
+    time::{Clock, SystemClock},
 };
 
 /// Gathers how an [`Opa`] reaches its server.
@@ -24,7 +37,11 @@ pub struct OpaBuilder {
     outbound: Option<Outbound>,
     deadline: Duration,
     max_in_flight: usize,
+    breaker: (u32, Duration),
+    health_interval: Option<Duration>,
+    http2: bool,
     plain_http: bool,
+    clock: Arc<dyn Clock>,
 }
 
 impl OpaBuilder {
@@ -39,7 +56,11 @@ impl OpaBuilder {
             outbound: None,
             deadline: Duration::from_millis(250),
             max_in_flight: 64,
+            breaker: (5, Duration::from_secs(1)),
+            health_interval: Some(Duration::from_secs(10)),
+            http2: false,
             plain_http: false,
+            clock: Arc::new(SystemClock),
         }
     }
 
@@ -72,8 +93,49 @@ impl OpaBuilder {
     }
 
     /// How many decisions may be in flight; those beyond are refused at once, as overloaded. Default 64; above zero, at most 65 536.
+    /// Anonymous callers share half of them, rounded up.
     pub fn with_max_in_flight(mut self, decisions: usize) -> Self {
         self.max_in_flight = decisions;
+        self
+    }
+
+    /// After how many failures in a row, of whoever's calls, no call is made, and for how long at first. Default 5 and 1 s; 1 to 1 000, and
+    /// 10 ms to 30 s.
+    ///
+    /// A failure is no answer or a late one, a redirect, a refusal of the credential, and any other status that no policy server gives.
+    /// After the time is over one call goes through: answered, it ends the matter; not answered, the time doubles, up to 30 s. Each time is
+    /// shortened by up to a half at random, so that many processes do not come back at once. A health check that is passed ends it early.
+    ///
+    /// Fewer failures than five can be one slow question and its repetitions; many more keep callers waiting for the deadline.
+    pub const fn with_breaker(mut self, failures: u32, cool_down: Duration) -> Self {
+        self.breaker = (failures, cool_down);
+        self
+    }
+
+    /// How long between two looks at `/health?bundles`. Default 10 s; 100 ms to 1 h. While something is wrong it is 1 s, or this when it is
+    /// shorter.
+    pub const fn with_health_interval(mut self, interval: Duration) -> Self {
+        self.health_interval = Some(interval);
+        self
+    }
+
+    /// Never asks `/health?bundles`, for a server where this service cannot reach it: the calls alone are the health. A server that has not
+    /// loaded its bundles yet, and therefore denies everything as undefined, then counts as ready.
+    pub const fn without_health_checks(mut self) -> Self {
+        self.health_interval = None;
+        self
+    }
+
+    /// Speaks HTTP/2 from the first byte, also without TLS: for `opa run --h2c`, where all calls share one connection. A server that speaks
+    /// HTTP/1 alone is then unavailable. Default: HTTP/1.1 without TLS, and what both sides agree on with it.
+    pub const fn with_http2_prior_knowledge(mut self) -> Self {
+        self.http2 = true;
+        self
+    }
+
+    /// Sets what the breaker tells the time by. Default [`SystemClock`].
+    pub fn with_clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
         self
     }
 
@@ -90,8 +152,8 @@ impl OpaBuilder {
         self
     }
 
-    /// Sends through this client instead of one of its own; roots and identity are then that client's matter, and so is to connect to a
-    /// unix socket (requests to one are addressed to `http://localhost`). The deadline and the 64 KiB hold around it as well.
+    /// Sends through this client instead of one of its own; roots, identity and HTTP version are then that client's matter, and so is to
+    /// connect to a unix socket (requests to one are addressed to `http://localhost`). The deadline and the 64 KiB hold around it as well.
     pub fn with_outbound(mut self, outbound: Outbound) -> Self {
         self.outbound = Some(outbound);
         self
@@ -102,6 +164,22 @@ impl OpaBuilder {
     pub fn dangerous_allow_plain_http(mut self) -> Self {
         self.plain_http = true;
         self
+    }
+
+    /// As [`build`](Self::build), and asks the server once: for a service that must not start with a decision path that does not exist.
+    ///
+    /// The question is an anonymous caller's `GET /`, with the request id `portcullis-canary`. Any decision will do; a deny is one. A server
+    /// that is away, or has not activated its bundles, is no error: a warning is logged, requests are answered 503, and the backend is not
+    /// ready before the question was answered with a decision. It takes at most two deadlines.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`build`](Self::build), and [`ConfigError`] when the answer is undefined or is no decision.
+    pub async fn build_probed(self) -> Result<Opa, ConfigError> {
+        let opa = self.build()?;
+        opa.server.preflight().await?;
+        opa.watch.ensure(&opa.server);
+        Ok(opa)
     }
 
     /// Builds the backend. It connects to nothing yet, and needs no Tokio runtime.
@@ -120,13 +198,36 @@ impl OpaBuilder {
             let remedy = format!("choose between 1 and {MAX_IN_FLIGHT}");
             return Err(ConfigError::invalid("policy.opa.max_in_flight", self.max_in_flight.to_string(), remedy));
         }
+        let (failures, cool_down) = self.breaker;
+        if !(1..=MAX_FAILURES).contains(&failures) {
+            let remedy = format!("choose between 1 and {MAX_FAILURES} failures");
+            return Err(ConfigError::invalid("policy.opa.breaker", failures.to_string(), remedy));
+        }
+        if !(MIN_COOL_DOWN..=LONGEST_COOL_DOWN).contains(&cool_down) {
+            let remedy = format!("choose between {MIN_COOL_DOWN:?} and {LONGEST_COOL_DOWN:?}");
+            return Err(ConfigError::invalid("policy.opa.breaker", format!("{cool_down:?}"), remedy));
+        }
+        if let Some(interval) = self.health_interval
+            && !(MIN_INTERVAL..=MAX_INTERVAL).contains(&interval)
+        {
+            let remedy = format!("choose between {MIN_INTERVAL:?} and {MAX_INTERVAL:?}");
+            return Err(ConfigError::invalid("policy.opa.health_interval", format!("{interval:?}"), remedy));
+        }
         let path = encoded(&self.decision_path)?;
         let address = Address::read(&self.url, self.plain_http)?;
         let uri = format!("{}/v1/data/{path}?provenance=true&strict-builtin-errors=true", address.base);
         let uri: Uri = uri.parse().map_err(|error| {
             ConfigError::unusable("policy.opa.decision_path", &self.decision_path, "choose a shorter one", error)
         })?;
+        let health_uri = format!("{}/health?bundles", address.base);
+        let health_uri = health_uri.parse().map_err(|error| {
+            ConfigError::unusable("policy.opa.url", address.base.as_str(), "choose a shorter path", error)
+        })?;
         let authorization = self.bearer.as_ref().map(Secret::authorization).transpose()?;
+        if self.http2 && self.outbound.is_some() {
+            let remedy = "leave it out: the client of `with_outbound` chooses its protocol itself";
+            return Err(ConfigError::invalid("policy.opa.http2_prior_knowledge", "true", remedy));
+        }
         for (field, given) in
             [("policy.opa.roots", self.roots.is_some()), ("policy.opa.identity", self.identity.is_some())]
         {
@@ -138,7 +239,10 @@ impl OpaBuilder {
         let outbound = match self.outbound {
             Some(outbound) => outbound,
             None => {
-                let mut client = OutboundBuilder::new(self.deadline, MAX_REPLY);
+                let mut client = OutboundBuilder::new(self.deadline, MAX_REPLY).without_repeats();
+                if self.http2 {
+                    client = client.with_http2_prior_knowledge();
+                }
                 if let Some(socket) = address.socket {
                     client = client.with_unix_socket(socket);
                 }
@@ -154,16 +258,24 @@ impl OpaBuilder {
                 client.build()?
             }
         };
-        Ok(Opa {
+        let has_checks = self.health_interval.is_some();
+        let server = Server {
             outbound,
             uri,
+            health_uri,
+            has_checks,
             decision_path: self.decision_path,
             format: self.format,
             authorization,
             deadline: self.deadline,
-            max_in_flight: self.max_in_flight,
-            in_flight: Semaphore::new(self.max_in_flight),
-            outcome: Outcome::default(),
+            condition: Condition::new(Breaker::new(failures, cool_down), self.clock, has_checks),
+            owes_canary: AtomicBool::new(false),
+            canary: canary::input()?,
+        };
+        Ok(Opa {
+            server: Arc::new(server),
+            permits: Permits::new(self.max_in_flight),
+            watch: Watch::new(self.health_interval),
         })
     }
 }
@@ -269,13 +381,17 @@ fn encoded(path: &str) -> Result<String, ConfigError> {
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const MAX_DEADLINE: Duration = Duration::from_secs(10);
 const MAX_IN_FLIGHT: usize = 65_536;
+const MAX_FAILURES: u32 = 1_000;
+const MIN_COOL_DOWN: Duration = Duration::from_millis(10);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn uri(url: &str, path: &str) -> Result<String, ConfigError> {
-        Opa::builder(url).with_decision_path(path).build().map(|opa| opa.uri.to_string())
+        Opa::builder(url).with_decision_path(path).build().map(|opa| opa.server.uri.to_string())
     }
 
     #[test]
@@ -298,7 +414,9 @@ mod tests {
 
     #[test]
     fn a_path_that_could_mean_another_document_is_refused() {
-        for path in ["", "/", "/authz/decision", "authz/decision/", "authz//decision", ".", "authz/..", "../decision"] {
+        for path in
+            ["", "/", "//", "/authz/decision", "authz/decision/", "authz//decision", ".", "authz/..", "../decision"]
+        {
             let error = uri("http://localhost:8181", path).expect_err(path);
             assert_eq!(error.field(), "policy.opa.decision_path");
             assert!(error.to_string().contains(&format!("{path:?}")) && error.to_string().contains("`authz/decision`"));
@@ -327,18 +445,27 @@ mod tests {
         }
         assert!(uri(&format!("unix:///{}", "x".repeat(200)), "a").is_err());
         let plain = |url: &str| Opa::builder(url).dangerous_allow_plain_http().build();
-        assert_eq!(plain("http://opa.example:443").unwrap().uri.authority().unwrap(), "opa.example:443");
+        assert_eq!(plain("http://opa.example:443").unwrap().server.uri.authority().unwrap(), "opa.example:443");
         assert!(plain("ftp://opa.example").is_err());
     }
 
     #[test]
     fn settings_out_of_bounds_name_their_field() {
         let opa = || Opa::builder("http://localhost:8181");
+        let second = Duration::from_secs(1);
+        let nobody = Outbound::new(tower::service_fn(|_| std::future::pending()));
         let cases = [
             (opa().with_deadline(Duration::ZERO), "policy.opa.deadline"),
             (opa().with_deadline(Duration::from_secs(11)), "policy.opa.deadline"),
             (opa().with_max_in_flight(0), "policy.opa.max_in_flight"),
             (opa().with_max_in_flight(usize::MAX), "policy.opa.max_in_flight"),
+            (opa().with_breaker(0, second), "policy.opa.breaker"),
+            (opa().with_breaker(1_001, second), "policy.opa.breaker"),
+            (opa().with_breaker(5, Duration::ZERO), "policy.opa.breaker"),
+            (opa().with_breaker(5, second * 31), "policy.opa.breaker"),
+            (opa().with_health_interval(Duration::ZERO), "policy.opa.health_interval"),
+            (opa().with_health_interval(second * 3601), "policy.opa.health_interval"),
+            (opa().with_outbound(nobody).with_http2_prior_knowledge(), "policy.opa.http2_prior_knowledge"),
             (opa().with_bearer(""), "policy.opa.bearer"),
             (opa().with_bearer("s3cr3t\n"), "policy.opa.bearer"),
             (opa().with_bearer("Bearer s3cr3t"), "policy.opa.bearer"),
@@ -359,7 +486,7 @@ mod tests {
     fn secrets_are_not_printed() {
         let builder = Opa::builder("http://localhost").with_bearer("s3cr3t");
         let opa = builder.clone().build().unwrap();
-        let header = opa.authorization.as_ref().unwrap();
+        let header = opa.server.authorization.as_ref().unwrap();
         assert!(header.is_sensitive() && header == "Bearer s3cr3t");
         let text = format!("{builder:?} {:?} {opa:?} {header:?}", builder.clone().with_identity("s3cr3t"));
         assert!(text.contains("redacted") && !text.contains("s3cr3t"), "{text}");

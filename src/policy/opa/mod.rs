@@ -1,28 +1,22 @@
 //! Decisions of an Open Policy Agent server.
 
+mod breaker;
 mod builder;
-mod outcome;
+mod canary;
+mod condition;
+mod permits;
 mod reply;
+mod server;
+mod watch;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http::{
-    HeaderName, HeaderValue, Method, Request, Response, Uri,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
-};
-use serde::Serialize;
-use tokio::sync::Semaphore;
-use tower::ServiceExt as _;
 
 pub use self::builder::OpaBuilder;
-use self::outcome::Outcome;
-use super::{Decision, InputFormat, PolicyBackend, PolicyError, PolicyInput};
-use crate::{
-    health::Health,
-    outbound::{Outbound, OutboundError},
-};
+use self::{permits::Permits, server::Server, watch::Watch};
+use super::{Decision, PolicyBackend, PolicyError, PolicyInput};
+use crate::{ConfigError, health::Health};
 
 /// Asks an [Open Policy Agent] server, over its [data API]: `POST /v1/data/<decision path>`.
 ///
@@ -48,23 +42,32 @@ use crate::{
 /// # What bounds a call
 ///
 /// One deadline around everything. Within it the request is sent a second time when nothing was answered to the first: a decision only
-/// reads. A client that is gone closes the connection, and the server stops evaluating. Calls over the limit of those in flight are
-/// refused at once: a queue in front of a busy server would only make them late.
+/// reads. A client that is gone closes the connection (over HTTP/2, resets the stream), and the server stops evaluating. Calls over the
+/// limit of those in flight are refused at once: a queue in front of a busy server would only make them late. Anonymous callers share half
+/// of that room.
 ///
-/// The server's log shows the request id when `x-request-id` is listed in its `decision_logs.request_context.http.headers`.
+/// After several failures in a row no call is made for a while, and then one, until it is answered: the breaker
+/// ([`OpaBuilder::with_breaker`]). A server that answers, whatever it answers, does not open it.
+///
+/// # When it is ready
+///
+/// [`health`](PolicyBackend::health) is what `/health?bundles` says: every bundle was activated. It is asked for in the background, from
+/// the first look at the health on, and never by a request. A server that is away at start-up is no error: until it is there, requests are
+/// answered 503, and the health is unavailable.
+///
+/// A decision path with a typing error is a server that denies everything, with status 200. [`OpaBuilder::build_probed`] finds it.
+///
+/// # What the server's logs and traces show
+///
+/// The request id, when `x-request-id` is listed in its `decision_logs.request_context.http.headers`; the trace of the caller, in
+/// `traceparent` ([W3C Trace Context](https://www.w3.org/TR/trace-context/)), when the caller sent a valid one.
 ///
 /// [Open Policy Agent]: https://www.openpolicyagent.org
 /// [data API]: https://www.openpolicyagent.org/docs/rest-api#get-a-document-with-input
 pub struct Opa {
-    outbound: Outbound,
-    uri: Uri,
-    decision_path: String,
-    format: InputFormat,
-    authorization: Option<HeaderValue>,
-    deadline: Duration,
-    max_in_flight: usize,
-    in_flight: Semaphore,
-    outcome: Outcome,
+    server: Arc<Server>,
+    permits: Permits,
+    watch: Watch,
 }
 
 impl Opa {
@@ -79,97 +82,46 @@ impl Opa {
     /// Which document decides: package and rule, below `data`.
     #[must_use]
     pub fn decision_path(&self) -> &str {
-        &self.decision_path
-    }
-
-    async fn ask(&self, input: &PolicyInput) -> Result<Decision, PolicyError> {
-        let request = self.request(input)?;
-        let answer = tokio::time::timeout(self.deadline, self.send(request))
-            .await
-            .unwrap_or(Err(OutboundError::Timeout(self.deadline)))
-            .map_err(|error| match error {
-                OutboundError::Timeout(_) => PolicyError::timeout(error),
-                OutboundError::TooLarge(_) => PolicyError::invalid_result(error),
-                OutboundError::Connect(_) | OutboundError::Exchange(_) => PolicyError::unavailable(error),
-            })?;
-        // The client of this crate hangs up at the cap; one that the application brought may know none.
-        if answer.body().len() > MAX_REPLY {
-            return Err(PolicyError::invalid_result(OutboundError::TooLarge(MAX_REPLY)));
-        }
-        reply::read(&answer)
-    }
-
-    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, OutboundError> {
-        match self.outbound.clone().oneshot(request.clone()).await {
-            // Mostly a kept connection that the server has just closed. Never after a part of an answer or a timeout: that would double
-            // the load of a server that is in trouble.
-            Err(OutboundError::Connect(_)) => self.outbound.clone().oneshot(request).await,
-            settled => settled,
-        }
-    }
-
-    fn request(&self, input: &PolicyInput) -> Result<Request<Bytes>, PolicyError> {
-        #[derive(Serialize)]
-        struct Question<D> {
-            input: D,
-        }
-
-        let body =
-            serde_json::to_vec(&Question { input: self.format.document(input) }).map_err(PolicyError::evaluation)?;
-        let mut request = Request::new(Bytes::from(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.uri.clone();
-        let headers = request.headers_mut();
-        headers.insert(CONTENT_TYPE, JSON);
-        headers.insert(ACCEPT, JSON);
-        if let Some(id) = request_id(&input.context.request_id) {
-            headers.insert(X_REQUEST_ID, id);
-        }
-        if let Some(authorization) = &self.authorization {
-            headers.insert(AUTHORIZATION, authorization.clone());
-        }
-        Ok(request)
+        &self.server.decision_path
     }
 }
 
 #[async_trait]
 impl PolicyBackend for Opa {
     async fn decide(self: Arc<Self>, input: PolicyInput) -> Result<Decision, PolicyError> {
-        let _permit = self
-            .in_flight
-            .try_acquire()
-            .map_err(|_| PolicyError::overloaded(format!("{} decisions are in flight", self.max_in_flight)))?;
-        let decision = self.ask(&input).await;
-        self.outcome.record(decision.as_ref().err().map(PolicyError::kind));
+        // Room first: a call that is shed must not have taken the right to the one probe.
+        let _permit = self.permits.acquire(&input)?;
+        let call = self.server.condition().admit()?;
+        let decision = self.server.decide(&input).await;
+        call.end(decision.as_ref().err().map(PolicyError::kind));
         decision
     }
 
-    /// By the last call: unavailable when it could not be answered, degraded when the answer was no decision. A failure that is 10 s
-    /// old only degrades: who takes no traffic while unavailable would otherwise never find out that the server is back.
+    /// Asks for the server's health, and then the decision path about an anonymous caller's `GET /`. Where the server is away now, the
+    /// background check asks again, and the backend is not ready before the answer was a decision.
+    async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {
+        self.server.preflight().await?;
+        self.watch.ensure(&self.server);
+        Ok(())
+    }
+
+    /// Unavailable until the server was ready once, whenever the last check failed and no decision was made since, and while the breaker
+    /// refuses all calls. Degraded when the last call failed. The first look starts the checks, where there is a Tokio runtime.
     fn health(&self) -> Health {
-        self.outcome.health()
+        self.watch.ensure(&self.server);
+        self.server.condition().health()
     }
 }
 
 impl fmt::Debug for Opa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Opa")
-            .field("decision_path", &self.decision_path)
-            .field("deadline", &self.deadline)
-            .field("max_in_flight", &self.max_in_flight)
+            .field("decision_path", &self.server.decision_path)
+            .field("deadline", &self.server.deadline)
+            .field("max_in_flight", &self.permits.limit())
             .finish_non_exhaustive()
     }
 }
-
-/// An id that is one word of visible characters, so that it is in the server's log what it is in ours.
-fn request_id(id: &str) -> Option<HeaderValue> {
-    let is_word = (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
-    is_word.then(|| HeaderValue::from_str(id).ok()).flatten()
-}
-
-const MAX_REPLY: usize = 64 * 1024;
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 #[cfg(test)]
 mod tests;

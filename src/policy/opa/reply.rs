@@ -14,6 +14,10 @@ pub(super) fn read(answer: &Response<Bytes>) -> Result<Decision, PolicyError> {
         StatusCode::INTERNAL_SERVER_ERROR => {
             return Err(PolicyError::evaluation(ReplyError::Evaluation(codes(answer.body()))));
         }
+        // The question's fault, and not the server's: it must not count as a server that does not answer.
+        status @ (StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE) => {
+            return Err(PolicyError::evaluation(ReplyError::Rejected(status, codes(answer.body()))));
+        }
         status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
             return Err(PolicyError::unavailable(ReplyError::NotWelcome(status)));
         }
@@ -76,6 +80,8 @@ fn codes(body: &[u8]) -> String {
 enum ReplyError {
     #[error("the server could not evaluate the policy: {0}")]
     Evaluation(String),
+    #[error("the server answered {0} to the question: {1}")]
+    Rejected(StatusCode, String),
     #[error(
         "the server answered {0}: it does not accept this service; set the credential that its `system.authz` policy wants with \
          `with_bearer` or `with_identity`"
@@ -207,10 +213,11 @@ mod tests {
             (206, Unavailable),
             (301, Unavailable),
             (307, Unavailable),
-            (400, Unavailable),
+            (400, Evaluation),
             (401, Unavailable),
             (403, Unavailable),
             (404, Unavailable),
+            (413, Evaluation),
             (429, Unavailable),
             (500, Evaluation),
             (502, Unavailable),

@@ -1,7 +1,12 @@
 //! Against a loopback server that answers by a script.
 
-use std::error::Error as _;
+mod faults;
+mod ready;
 
+use std::{error::Error as _, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::TcpListener,
@@ -11,8 +16,9 @@ use tokio::{
 
 use super::*;
 use crate::{
-    policy::{Effect, PolicyErrorKind},
-    testing::policy_input,
+    outbound::{Outbound, OutboundError},
+    policy::{Effect, InputFormat, PolicyErrorKind},
+    testing::{FrozenClock, policy_input},
 };
 
 #[derive(Clone)]
@@ -21,6 +27,8 @@ enum Step {
     Answer(Vec<u8>),
     /// Writes these bytes and closes.
     Close(Vec<u8>),
+    /// Writes these bytes and then this one, every few milliseconds, for ever.
+    Drip(Vec<u8>, u8),
     Stall,
 }
 
@@ -53,8 +61,8 @@ impl Server {
     }
 
     fn opa(&self) -> OpaBuilder {
-        // Long enough for a busy machine, where the deadline is not what is tested.
-        Opa::builder(&self.url).with_deadline(Duration::from_secs(10))
+        // Long enough for a busy machine, where the deadline is not what is tested. Checks would take steps of the script.
+        Opa::builder(&self.url).with_deadline(Duration::from_secs(10)).without_health_checks()
     }
 
     fn asked(&mut self) -> Vec<String> {
@@ -89,6 +97,13 @@ async fn serve(
         match step {
             Step::Answer(bytes) => drop(stream.write_all(&bytes).await),
             Step::Close(bytes) => return drop(stream.write_all(&bytes).await),
+            Step::Drip(start, byte) => {
+                let _ = stream.write_all(&start).await;
+                while stream.write_all(&[byte]).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                return;
+            }
             Step::Stall => std::future::pending().await,
         }
     }
@@ -122,6 +137,7 @@ async fn the_question_is_a_post_with_the_input_and_nothing_that_was_not_asked_fo
     let opa = Arc::new(server.opa().with_decision_path("acme/a b").with_bearer("t0ken").build().unwrap());
     let mut input = policy_input("GET", "/jobs");
     input.context.request_id = "r-1".to_owned();
+    input.context.trace_id = "4bf92f3577b34da6a3ce929d0e0e4736".to_owned();
     assert_eq!(Arc::clone(&opa).decide(input.clone()).await.unwrap().effect(), Effect::Allow);
     let request = server.asked().remove(0);
     let (head, body) = request.split_once("\r\n\r\n").unwrap();
@@ -130,6 +146,11 @@ async fn the_question_is_a_post_with_the_input_and_nothing_that_was_not_asked_fo
     let mut headers: Vec<_> =
         headers.lines().map(|line| line.to_ascii_lowercase().replace(&server.url[7..], "host")).collect();
     headers.sort_unstable();
+    let trace = headers.remove(headers.iter().position(|line| line.starts_with("traceparent: ")).unwrap());
+    assert!(
+        trace.starts_with("traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-") && trace.ends_with("-00"),
+        "{trace}"
+    );
     assert_eq!(
         headers,
         [
@@ -149,6 +170,11 @@ async fn the_question_is_a_post_with_the_input_and_nothing_that_was_not_asked_fo
         input.context.request_id = odd;
         assert!(Arc::clone(&opa).decide(input.clone()).await.is_ok());
         assert!(!server.asked().remove(0).contains("x-request-id"));
+    }
+    for odd in ["", "0", "4bf92f3577b34da6a3ce929d0e0e4736\r\nb: c"] {
+        input.context.trace_id = odd.to_owned();
+        assert!(Arc::clone(&opa).decide(input.clone()).await.is_ok());
+        assert!(!server.asked().remove(0).contains("traceparent"));
     }
 }
 
@@ -199,19 +225,28 @@ async fn an_answer_that_breaks_off_is_not_asked_for_again() {
     let opa = Arc::new(server.opa().build().unwrap());
     assert_eq!(effect(&opa).await, Err(PolicyErrorKind::Unavailable));
     assert_eq!(server.asked().len(), 1);
-    assert!(!opa.health().is_serving());
+    assert!(matches!(opa.health(), Health::Degraded(_)));
 }
 
 #[tokio::test]
 async fn a_question_is_put_a_second_time_only_when_nothing_was_answered() {
     let allow = || Step::Answer(ok(r#"{"result": true}"#));
-    let error = || Step::Answer(http("500 Internal Server Error", "application/json", "{}"));
+    let error = |status| Step::Answer(http(status, "application/json", "{}"));
+    let part = |text: &str| Step::Close(text.as_bytes().to_vec());
     let nothing = || Step::Close(Vec::new());
     let cases = [
         ("answered", vec![allow()], Ok(Effect::Allow), 1),
         ("closed once", vec![nothing(), allow()], Ok(Effect::Allow), 2),
         ("always closed", vec![nothing()], Err(PolicyErrorKind::Unavailable), 2),
-        ("an error", vec![error(), allow()], Err(PolicyErrorKind::Evaluation), 1),
+        ("an error", vec![error("500 Error"), allow()], Err(PolicyErrorKind::Evaluation), 1),
+        ("unavailable", vec![error("503 Unavailable"), allow()], Err(PolicyErrorKind::Unavailable), 1),
+        ("too many", vec![error("429 Slow Down"), allow()], Err(PolicyErrorKind::Unavailable), 1),
+        (
+            "closed after a head",
+            vec![part("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"), allow()],
+            Err(PolicyErrorKind::Unavailable),
+            1,
+        ),
         ("garbage", vec![Step::Close(b"garbage\r\n\r\n".to_vec()), allow()], Err(PolicyErrorKind::Unavailable), 1),
     ];
     for (name, steps, expected, requests) in cases {
@@ -225,16 +260,16 @@ async fn a_question_is_put_a_second_time_only_when_nothing_was_answered() {
 #[tokio::test]
 async fn no_server_is_unavailable_and_a_slow_one_is_a_timeout_that_is_not_repeated() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let opa = Arc::new(Opa::builder(format!("http://{free}")).build().unwrap());
+    let opa = Arc::new(Opa::builder(format!("http://{free}")).without_health_checks().build().unwrap());
     assert_eq!(opa.health(), Health::Ready);
     assert_eq!(effect(&opa).await, Err(PolicyErrorKind::Unavailable));
-    assert!(!opa.health().is_serving());
+    assert!(matches!(opa.health(), Health::Degraded(_)));
 
     let mut server = Server::start(vec![Step::Stall]).await;
     let opa = Arc::new(server.opa().with_deadline(Duration::from_millis(100)).build().unwrap());
     assert_eq!(effect(&opa).await, Err(PolicyErrorKind::Timeout));
     assert_eq!(server.asked().len(), 1);
-    assert!(!opa.health().is_serving());
+    assert!(matches!(opa.health(), Health::Degraded(_)));
 }
 
 #[tokio::test]
@@ -246,7 +281,8 @@ async fn deadline_and_cap_hold_around_a_client_that_knows_neither() {
 
     let greedy = Outbound::new(tower::service_fn(async |_| {
         let body = format!(r#"{{"result": true, "padding": "{}"}}"#, "x".repeat(64 * 1024));
-        let answer = Response::builder().header(CONTENT_TYPE, JSON).body(Bytes::from(body));
+        let json = HeaderValue::from_static("application/json");
+        let answer = Response::builder().header(CONTENT_TYPE, json).body(Bytes::from(body));
         answer.map_err(|error| OutboundError::Exchange(error.into()))
     }));
     let greedy = opa().with_outbound(greedy).with_deadline(Duration::from_secs(10)).build().unwrap();
@@ -264,8 +300,60 @@ async fn health_follows_the_last_call() {
     assert_eq!(effect(&opa).await, Ok(Effect::Deny));
     assert_eq!(opa.health(), Health::Ready);
     drop(server);
-    assert!(effect(&opa).await.is_err());
+    for _ in 0..5 {
+        assert!(matches!(opa.health(), Health::Ready | Health::Degraded(_)));
+        assert!(effect(&opa).await.is_err());
+    }
     assert!(matches!(opa.health(), Health::Unavailable(_)));
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_left_alone_and_asked_by_one_call_at_a_time() {
+    let error = || Step::Answer(http("503 Unavailable", "text/plain", "later"));
+    let steps = vec![error(), error(), Step::Stall, Step::Answer(ok(r#"{"result": true}"#))];
+    let mut server = Server::start(steps).await;
+    let clock = FrozenClock::default();
+    let second = Duration::from_secs(1);
+    let opa = Arc::new(server.opa().with_breaker(2, second).with_clock(clock.clone()).build().unwrap());
+    for _ in 0..2 {
+        assert_eq!(effect(&opa).await, Err(PolicyErrorKind::Unavailable));
+    }
+    assert_eq!(server.asked().len(), 2);
+    for _ in 0..9 {
+        assert_eq!(effect(&opa).await, Err(PolicyErrorKind::Unavailable));
+    }
+    assert_eq!(server.asked().len(), 0, "nobody asks while it is open");
+
+    clock.advance(second);
+    let probe = tokio::spawn({
+        let opa = Arc::clone(&opa);
+        async move { ask(&opa).await }
+    });
+    server.requests.recv().await.unwrap();
+    let error = ask(&opa).await.unwrap_err();
+    assert!(error.source().unwrap().to_string().contains("under way"), "{error:?}");
+    probe.abort();
+    assert!(probe.await.unwrap_err().is_cancelled());
+
+    assert_eq!(effect(&opa).await, Ok(Effect::Allow), "the caller that hung up gave the probe back");
+    assert_eq!(effect(&opa).await, Ok(Effect::Allow));
+    assert_eq!(server.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn anonymous_callers_leave_room_for_the_others() {
+    let mut server = Server::start(vec![Step::Stall, Step::Answer(ok(r#"{"result": true}"#))]).await;
+    let opa = Arc::new(server.opa().with_max_in_flight(2).build().unwrap());
+    let first = tokio::spawn({
+        let opa = Arc::clone(&opa);
+        async move { ask(&opa).await }
+    });
+    server.requests.recv().await.unwrap();
+    assert_eq!(effect(&opa).await, Err(PolicyErrorKind::Overloaded));
+    let mut known = policy_input("GET", "/jobs");
+    known.subject.r#type = "user";
+    assert_eq!(Arc::clone(&opa).decide(known).await.unwrap().effect(), Effect::Allow);
+    first.abort();
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod section_2;
 mod section_3_keys;
 mod section_4;
 mod section_5;
+mod section_6;
 mod section_7;
 mod section_9;
 

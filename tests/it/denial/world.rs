@@ -64,7 +64,9 @@ impl World {
         let organized = TestIssuer::builder().with_auth0_domain("acme.eu.auth0.com").start().await;
         broken.fail(StatusCode::INTERNAL_SERVER_ERROR);
         let (silent, guard) = support::silent_address().await;
-        let opa = Opa::builder(format!("http://{silent}")).with_deadline(Duration::from_millis(50)).build().unwrap();
+        // Every call is to find out by itself.
+        let opa = Opa::builder(format!("http://{silent}")).with_deadline(Duration::from_millis(50));
+        let opa = opa.with_breaker(1_000, Duration::from_secs(1)).build().unwrap();
         let policy: Arc<dyn PolicyBackend> = Arc::new(BySubject::with_stalled(Arc::new(opa)));
         let (memory, handled) = (Memory::new(), Counter::default());
         let revocations = RevocationList::new();
