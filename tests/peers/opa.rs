@@ -1,5 +1,6 @@
 //! `policy::Opa` against a real server, and against `policy::Rego` with the same policy.
 
+mod bundle;
 mod equality;
 mod negation;
 mod server;
@@ -40,6 +41,17 @@ pub(crate) fn trials() -> Vec<Trial> {
             "opa::the_negations_that_rego_refuses_are_those_that_opa_reads_otherwise",
             find,
             negation::the_negations_that_rego_refuses_are_those_that_opa_reads_otherwise,
+        ),
+        trial("opa::bundle::what_it_signs_is_read_here", find_with_openssl, bundle::what_it_signs_is_read_here),
+        trial(
+            "opa::bundle::it_hashes_documents_as_this_does",
+            find_with_openssl,
+            bundle::it_hashes_documents_as_this_does,
+        ),
+        trial(
+            "opa::bundle::what_it_refuses_is_refused_here",
+            find_with_openssl,
+            bundle::what_it_refuses_is_refused_here,
         ),
     ]
 }

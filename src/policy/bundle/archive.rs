@@ -19,7 +19,8 @@ type Refusal = (BundleErrorKind, Fault);
 /// reader and any other see the same files.
 pub(super) fn unpack(archive: &[u8], limits: &Limits) -> Result<Files, Refusal> {
     if archive.len() > limits.compressed {
-        let problem = format!("the archive is larger than {} bytes: raise `Limits::with_compressed`", limits.compressed);
+        let problem =
+            format!("the archive is larger than {} bytes: raise `Limits::with_compressed`", limits.compressed);
         return Err((TooLarge, Fault::new(problem)));
     }
     files(&gunzip(archive, limits)?, limits)
@@ -38,12 +39,14 @@ fn gunzip(archive: &[u8], limits: &Limits) -> Result<Bytes, Refusal> {
         })?;
         unpacked.extend_from_slice(buffer.get(..count).unwrap_or_default());
         if unpacked.len() > limits.unpacked {
-            let problem = format!("the archive unpacks to more than {} bytes: raise `Limits::with_unpacked`", limits.unpacked);
+            let problem =
+                format!("the archive unpacks to more than {} bytes: raise `Limits::with_unpacked`", limits.unpacked);
             return Err((TooLarge, Fault::new(problem)));
         }
         let read = archive.len() - decoder.get_ref().len();
         if unpacked.len() > FREE && unpacked.len() / limits.ratio.max(1) > read {
-            let problem = format!("the archive unpacks to more than {} times its size: raise `Limits::with_ratio`", limits.ratio);
+            let problem =
+                format!("the archive unpacks to more than {} times its size: raise `Limits::with_ratio`", limits.ratio);
             return Err((TooLarge, Fault::new(problem)));
         }
         if count == 0 {
@@ -52,13 +55,18 @@ fn gunzip(archive: &[u8], limits: &Limits) -> Result<Bytes, Refusal> {
     }
     // gzip may have several members, of which some readers take the first alone.
     if !decoder.get_ref().is_empty() {
-        return Err((Broken, Fault::new("there is more after the end of the archive: send one gzip member and nothing else")));
+        return Err((
+            Broken,
+            Fault::new("there is more after the end of the archive: send one gzip member and nothing else"),
+        ));
     }
     Ok(unpacked.into())
 }
 
 fn files(unpacked: &Bytes, limits: &Limits) -> Result<Files, Refusal> {
-    let broken = |error: std::io::Error| (Broken, Fault::new(format!("the tar in the archive is damaged ({error}): build it with `opa build`")));
+    let broken = |error: std::io::Error| {
+        (Broken, Fault::new(format!("the tar in the archive is damaged ({error}): build it with `opa build`")))
+    };
     let mut archive = Archive::new(unpacked.as_ref());
     let (mut files, mut count, mut end) = (Files::new(), 0, 0);
     for entry in archive.entries().map_err(broken)? {
@@ -67,9 +75,6 @@ fn files(unpacked: &Bytes, limits: &Limits) -> Result<Files, Refusal> {
         if count > limits.entries {
             let problem = format!("the archive has more than {} entries: raise `Limits::with_entries`", limits.entries);
             return Err((TooLarge, Fault::new(problem)));
-        }
-        if let Some(extensions) = entry.pax_extensions().map_err(broken)? {
-            check_extensions(extensions).map_err(|fault| (Broken, fault))?;
         }
         let path = entry.path_bytes().into_owned();
         let shown = String::from_utf8_lossy(&path).into_owned();
@@ -88,12 +93,21 @@ fn files(unpacked: &Bytes, limits: &Limits) -> Result<Files, Refusal> {
             let problem = "links, devices and other special entries are not read: build the bundle of files alone";
             return Err(refused(Broken, problem.to_owned()));
         }
+        if let Some(extensions) = entry.pax_extensions().map_err(broken)? {
+            check_extensions(extensions).map_err(|fault| (Broken, fault))?;
+        }
         if path.len() > limits.path {
-            return Err(refused(TooLarge, format!("the path is longer than {} bytes: raise `Limits::with_path`", limits.path)));
+            return Err(refused(
+                TooLarge,
+                format!("the path is longer than {} bytes: raise `Limits::with_path`", limits.path),
+            ));
         }
         let path = normal(&path, is_directory).map_err(|problem| refused(Broken, problem.to_owned()))?;
         if path.split('/').count() > limits.depth {
-            return Err(refused(TooLarge, format!("the path has more than {} steps: raise `Limits::with_depth`", limits.depth)));
+            return Err(refused(
+                TooLarge,
+                format!("the path has more than {} steps: raise `Limits::with_depth`", limits.depth),
+            ));
         }
         if is_directory {
             if size > 0 {
@@ -102,7 +116,10 @@ fn files(unpacked: &Bytes, limits: &Limits) -> Result<Files, Refusal> {
             continue;
         }
         if to - from > limits.file {
-            return Err(refused(TooLarge, format!("the file is larger than {} bytes: raise `Limits::with_file`", limits.file)));
+            return Err(refused(
+                TooLarge,
+                format!("the file is larger than {} bytes: raise `Limits::with_file`", limits.file),
+            ));
         }
         // The last one would win here and the first one elsewhere.
         if files.insert(path, unpacked.slice(from..to)).is_some() {
@@ -121,14 +138,16 @@ fn files(unpacked: &Bytes, limits: &Limits) -> Result<Files, Refusal> {
 fn check_extensions(extensions: tar::PaxExtensions<'_>) -> Result<(), Fault> {
     let mut has_path = false;
     for extension in extensions {
-        let extension = extension.map_err(|_| Fault::new("a PAX header is damaged: build the archive with `opa build`"))?;
+        let extension =
+            extension.map_err(|_| Fault::new("a PAX header is damaged: build the archive with `opa build`"))?;
         let is_known = match extension.key().unwrap_or_default() {
             "path" => !std::mem::replace(&mut has_path, true),
             "mtime" | "atime" | "ctime" | "comment" | "uid" | "gid" | "uname" | "gname" => true,
             other => other.starts_with("LIBARCHIVE.") || other.starts_with("SCHILY."),
         };
         if !is_known {
-            let problem = "a PAX header has a member that is not read, or `path` twice: build the archive with `opa build`";
+            let problem =
+                "a PAX header has a member that is not read, or `path` twice: build the archive with `opa build`";
             return Err(Fault::new(problem));
         }
     }

@@ -31,15 +31,23 @@ pub(super) fn check_names(files: &Files) -> Result<(), Refusal> {
         let unsupported = |problem| Err((BundleErrorKind::Unsupported, Fault::new(problem).in_file(path)));
         match path.rsplit('/').next().unwrap_or(path) {
             // Open Policy Agent applies these without looking at a signature.
-            "patch.json" => return unsupported("this is a delta bundle: let the server send snapshots (`Prefer: modes=snapshot`)"),
+            "patch.json" => {
+                return unsupported("this is a delta bundle: let the server send snapshots (`Prefer: modes=snapshot`)");
+            }
             "data.yaml" | "data.yml" => return unsupported("YAML is not read: convert it to `data.json`"),
-            name if name.ends_with(".manifest.pb") => return unsupported("the manifest is not JSON: build the bundle with `--format json`"),
+            name if name.ends_with(".manifest.pb") => {
+                return unsupported("the manifest is not JSON: build the bundle with `--format json`");
+            }
             // There, whatever ends so is the manifest.
             name if name.ends_with(".manifest") && path != MANIFEST => {
-                return unsupported("Open Policy Agent would take it for the manifest: rename it, or move it to the root");
+                return unsupported(
+                    "Open Policy Agent would take it for the manifest: rename it, or move it to the root",
+                );
             }
             // There, the dots are taken away from the name.
-            "data.json" if path.starts_with('.') => return unsupported("a data directory begins with a dot: rename it"),
+            "data.json" if path.starts_with('.') => {
+                return unsupported("a data directory begins with a dot: rename it");
+            }
             _ => {}
         }
     }
@@ -55,14 +63,19 @@ impl Content {
         let mut tree = Tree::Object(BTreeMap::new());
         let mut packages = Vec::new();
         for (path, bytes) in files.iter().filter(|(path, _)| !matches!(path.as_str(), MANIFEST | SIGNATURES)) {
-            let text = || String::from_utf8(bytes.to_vec()).map_err(|_| Fault::new("the file is not UTF-8: save it as UTF-8"));
+            let text =
+                || String::from_utf8(bytes.to_vec()).map_err(|_| Fault::new("the file is not UTF-8: save it as UTF-8"));
             let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
             if name.ends_with(".rego") {
                 let in_module = |fault: Fault| (BundleErrorKind::Module, fault.in_file(path));
                 let text = text().map_err(in_module)?;
                 let package = super::package::package_of(path, &text).map_err(in_module)?;
                 if !content.manifest.covers(&package) {
-                    let problem = format!("the package `{}` is not under a root: {}", shown(&package.join(".")), roots(&content.manifest));
+                    let problem = format!(
+                        "the package `{}` is not under a root: {}",
+                        shown(&package.join(".")),
+                        roots(&content.manifest)
+                    );
                     return Err((BundleErrorKind::Manifest, Fault::new(problem).in_file(path)));
                 }
                 packages.push((path, package));
@@ -89,7 +102,10 @@ impl Content {
         }
         for (file, package) in packages {
             if tree.has_leaf_on(package) {
-                let problem = format!("the package `{}` has its name in the data too: rename one of the two", shown(&package.join(".")));
+                let problem = format!(
+                    "the package `{}` has its name in the data too: rename one of the two",
+                    shown(&package.join("."))
+                );
                 return Err((BundleErrorKind::Data, Fault::new(problem).in_file(file)));
             }
         }
@@ -144,7 +160,9 @@ impl Tree {
             // Two documents may have members in one object, and never the same member.
             Some(object @ Self::Object(_)) if is_object => object.merge(text),
             Some(_) => Err(twice(name)),
-            None if is_object => members.entry(name.to_owned()).or_insert_with(|| Self::Object(BTreeMap::new())).merge(text),
+            None if is_object => {
+                members.entry(name.to_owned()).or_insert_with(|| Self::Object(BTreeMap::new())).merge(text)
+            }
             None => {
                 members.insert(name.to_owned(), Self::Leaf);
                 text.skip()

@@ -58,7 +58,8 @@ impl VerificationKeys {
     ///
     /// [`ConfigError`] when no key has this id.
     pub fn with_key_id(mut self, id: &str) -> Result<Self, ConfigError> {
-        let key = self.find(id).ok_or_else(|| ConfigError::invalid(KEYS, shown(id), "name a key that is configured"))?;
+        let key =
+            self.find(id).ok_or_else(|| ConfigError::invalid(KEYS, shown(id), "name a key that is configured"))?;
         self.key_id = Some(Arc::clone(&key.id));
         Ok(self)
     }
@@ -92,7 +93,8 @@ impl VerificationKey {
         let id = checked(id.into())?;
         let mut algorithms = key.algorithms();
         let only = algorithms.next().filter(|_| algorithms.next().is_none());
-        let algorithm = only.ok_or_else(|| ConfigError::invalid(KEYS, shown(&id), "give the key an `alg`: it fits several"))?;
+        let algorithm =
+            only.ok_or_else(|| ConfigError::invalid(KEYS, shown(&id), "give the key an `alg`: it fits several"))?;
         drop(algorithms);
         Ok(Self { id, material: Material::Public(key, algorithm), scope: None })
     }
@@ -163,7 +165,6 @@ const KEYS: &str = "policy.bundle.keys";
 
 #[cfg(test)]
 mod tests {
-    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
     use base64::{Engine as _, engine::general_purpose::STANDARD};
 
     use super::*;
@@ -173,8 +174,7 @@ mod tests {
         VerificationKey::from_jwk(id, public_key(algorithm))
     }
 
-    const ED25519: &str =
-        "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
+    const ED25519: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
 
     #[test]
     fn each_key_has_an_id_of_its_own_and_one_algorithm() {
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_pem_has_to_fit_its_algorithm_and_is_never_repeated() {
         assert!(VerificationKey::from_pem("ed", ED25519, Algorithm::Ed25519).is_ok());
-        let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&*P256).unwrap();
+        let der = P256.to_pkcs8v1().unwrap();
         let private =
             &format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der.as_ref()));
         for (pem, algorithm) in [

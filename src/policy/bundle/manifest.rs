@@ -80,7 +80,9 @@ impl Manifest {
         walk.end()?;
         let refused = |problem: &'static str| Fault::new(problem);
         let mut members = json::own_object(text).ok_or_else(|| {
-            refused("the manifest is not one object of unrepeated members, at most 256 in each object and 32 levels deep")
+            refused(
+                "the manifest is not one object of unrepeated members, at most 256 in each object and 32 levels deep",
+            )
         })?;
         let revision = match members.remove("revision") {
             None | Some(Value::Null) => String::new(),
@@ -88,7 +90,8 @@ impl Manifest {
             Some(_) => return Err(refused("`revision` is not a text of at most 256 bytes without control characters")),
         };
         // Version 0 gives the same words other meanings, so guessing would change decisions.
-        const OLD_REGO: &str = "the bundle is Rego of version 0: migrate it with `opa fmt --rego-v1`, and build it again";
+        const OLD_REGO: &str =
+            "the bundle is Rego of version 0: migrate it with `opa fmt --rego-v1`, and build it again";
         match members.get("rego_version") {
             None | Some(Value::Null) => {}
             Some(version) if version.as_u64() == Some(1) => {}
@@ -116,9 +119,11 @@ impl Manifest {
         }
         let wasm = match members.remove("wasm") {
             None | Some(Value::Null) => Vec::new(),
-            Some(Value::Array(entries)) => entries.iter().map(wasm_entry).collect::<Option<_>>().ok_or_else(|| {
-                refused("`wasm` holds something else than objects with `entrypoint` and `module`")
-            })?,
+            Some(Value::Array(entries)) => entries
+                .iter()
+                .map(wasm_entry)
+                .collect::<Option<_>>()
+                .ok_or_else(|| refused("`wasm` holds something else than objects with `entrypoint` and `module`"))?,
             Some(_) => return Err(refused("`wasm` is not an array")),
         };
         let manifest = Self { revision, roots, wasm, metadata };
@@ -233,9 +238,15 @@ mod tests {
     #[test]
     fn a_root_is_of_whole_steps() {
         let manifest = read(r#"{"roots":["/a/b/","ab"],"file_rego_versions":{"*.rego":1},"rego_version":1}"#).unwrap();
-        for (path, is_covered) in
-            [("a/b", true), ("a/b/c", true), ("a", false), ("a/bc", false), ("ab", true), ("ab/c", true), ("abc", false)]
-        {
+        for (path, is_covered) in [
+            ("a/b", true),
+            ("a/b/c", true),
+            ("a", false),
+            ("a/bc", false),
+            ("ab", true),
+            ("ab/c", true),
+            ("abc", false),
+        ] {
             assert_eq!(manifest.covers(&path.split('/').collect::<Vec<_>>()), is_covered, "{path}");
         }
     }

@@ -1,8 +1,4 @@
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
 use sha2::Sha256;
@@ -162,7 +158,11 @@ impl Contents {
         for (name, bundle) in &by_name {
             contents.modules.extend(bundle.modules().map(|(path, text)| (format!("{name}/{path}"), text.to_owned())));
             contents.data.extend(bundle.data().map(|(mount, text)| (mount.to_vec(), text.to_owned())));
-            revisions.push(if by_name.len() == 1 { bundle.revision() } else { format!("{name}={}", bundle.revision()) });
+            revisions.push(if by_name.len() == 1 {
+                bundle.revision()
+            } else {
+                format!("{name}={}", bundle.revision())
+            });
         }
         contents.revision = revisions.join(",");
         Ok(contents)

@@ -2,7 +2,10 @@ use std::{cmp::Ordering, fmt, sync::Arc};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{BundleError, BundleErrorKind, error::{Fault, shown}};
+use super::{
+    BundleError, BundleErrorKind,
+    error::{Fault, shown},
+};
 
 /// Whether a bundle may take the place of one with a later revision.
 ///
@@ -65,7 +68,11 @@ impl RevisionRule {
         let problem = match order {
             Some(Ordering::Less | Ordering::Equal) => return Ok(()),
             Some(Ordering::Greater) => {
-                format!("the revision `{}` is older than the active `{}`: build a new bundle instead of sending an old one", shown(new), shown(before))
+                format!(
+                    "the revision `{}` is older than the active `{}`: build a new bundle instead of sending an old one",
+                    shown(new),
+                    shown(before)
+                )
             }
             None => {
                 let wanted = match self.0 {
@@ -73,7 +80,11 @@ impl RevisionRule {
                     Rule::Times => "times of RFC 3339",
                     Rule::Any | Rule::By(_) => "what the rule can compare",
                 };
-                format!("the revision `{}` cannot be compared with the active `{}`: build bundles with `--revision`, as {wanted}", shown(new), shown(before))
+                format!(
+                    "the revision `{}` cannot be compared with the active `{}`: build bundles with `--revision`, as {wanted}",
+                    shown(new),
+                    shown(before)
+                )
             }
         };
         Err(BundleError::new(BundleErrorKind::Revision, bundle, Fault::new(problem)))
@@ -116,7 +127,13 @@ mod tests {
             ("number, same", RevisionRule::growing_numbers(), Some("7"), "7", true),
             ("number, same, padded", RevisionRule::growing_numbers(), Some("7"), "007", true),
             ("number, later", RevisionRule::growing_numbers(), Some("9"), "10", true),
-            ("number, later, long", RevisionRule::growing_numbers(), Some("99999999999999999999999"), "100000000000000000000000", true),
+            (
+                "number, later, long",
+                RevisionRule::growing_numbers(),
+                Some("99999999999999999999999"),
+                "100000000000000000000000",
+                true,
+            ),
             ("number, older", RevisionRule::growing_numbers(), Some("10"), "9", false),
             ("number, older, padded", RevisionRule::growing_numbers(), Some("10"), "0009", false),
             ("number, signed", RevisionRule::growing_numbers(), Some("1"), "+2", false),
@@ -124,9 +141,27 @@ mod tests {
             ("number, none first", RevisionRule::growing_numbers(), None, "", false),
             ("number, word first", RevisionRule::growing_numbers(), None, "v2", false),
             ("number after a word", RevisionRule::growing_numbers(), Some("v1"), "2", false),
-            ("time, later", RevisionRule::growing_times(), Some("2026-11-02T09:00:00Z"), "2026-11-02T09:00:00.5Z", true),
-            ("time, same elsewhere", RevisionRule::growing_times(), Some("2026-11-02T09:00:00Z"), "2026-11-02T10:00:00+01:00", true),
-            ("time, older by its offset", RevisionRule::growing_times(), Some("2026-11-02T09:00:00Z"), "2026-11-02T09:30:00+01:00", false),
+            (
+                "time, later",
+                RevisionRule::growing_times(),
+                Some("2026-11-02T09:00:00Z"),
+                "2026-11-02T09:00:00.5Z",
+                true,
+            ),
+            (
+                "time, same elsewhere",
+                RevisionRule::growing_times(),
+                Some("2026-11-02T09:00:00Z"),
+                "2026-11-02T10:00:00+01:00",
+                true,
+            ),
+            (
+                "time, older by its offset",
+                RevisionRule::growing_times(),
+                Some("2026-11-02T09:00:00Z"),
+                "2026-11-02T09:30:00+01:00",
+                false,
+            ),
             ("time, a date", RevisionRule::growing_times(), None, "2026-11-02", false),
             ("own, later", letters(), Some("a"), "b", true),
             ("own, older", letters(), Some("b"), "a", false),
@@ -134,7 +169,10 @@ mod tests {
         ] {
             let checked = rule.check("authz", active, new);
             assert_eq!(checked.is_ok(), is_good, "{name}: {checked:?}");
-            assert!(checked.is_ok_and(|()| true) || rule.check("authz", active, new).unwrap_err().kind() == BundleErrorKind::Revision);
+            assert!(
+                checked.is_ok_and(|()| true)
+                    || rule.check("authz", active, new).unwrap_err().kind() == BundleErrorKind::Revision
+            );
         }
         let error = RevisionRule::growing_numbers().check("authz", Some("10"), "9").unwrap_err().to_string();
         assert!(error.contains("`9`") && error.contains("`10`") && error.contains("authz"), "{error}");

@@ -55,12 +55,12 @@ impl Verification {
     pub(super) fn verify(&self, files: &Files) -> Result<Option<Arc<str>>, Fault> {
         match (&self.0, files.get(SIGNATURES)) {
             (State::Unverified, _) | (State::Forbidden, None) => Ok(None),
-            (State::Forbidden, Some(_)) => {
-                Err(refused("the bundle is signed, and nothing is configured to verify it: give the keys with `Verification::required`"))
-            }
-            (State::Required(_), None) => {
-                Err(Fault::new("the bundle has no `.signatures.json`, and a signature is required: build it with `opa build --signing-key`"))
-            }
+            (State::Forbidden, Some(_)) => Err(refused(
+                "the bundle is signed, and nothing is configured to verify it: give the keys with `Verification::required`",
+            )),
+            (State::Required(_), None) => Err(Fault::new(
+                "the bundle has no `.signatures.json`, and a signature is required: build it with `opa build --signing-key`",
+            )),
             (State::Required(keys), Some(document)) => {
                 let token = only_token(document)?;
                 let mut buffer = Vec::new();
@@ -90,14 +90,16 @@ fn only_token(document: &[u8]) -> Result<String, Fault> {
     match <[Value; 1]>::try_from(signatures) {
         Ok([Value::String(token)]) => Ok(token),
         Ok(_) => Err(refused("the signature is not a text")),
-        Err(signatures) => {
-            Err(refused(format!("it has {} signatures: exactly one is read", signatures.len())))
-        }
+        Err(signatures) => Err(refused(format!("it has {} signatures: exactly one is read", signatures.len()))),
     }
 }
 
 /// What was signed, once it is known by which key.
-fn payload(token: &str, keys: &VerificationKeys, buffer: &mut Vec<u8>) -> Result<(Arc<str>, Map<String, Value>), Fault> {
+fn payload(
+    token: &str,
+    keys: &VerificationKeys,
+    buffer: &mut Vec<u8>,
+) -> Result<(Arc<str>, Map<String, Value>), Fault> {
     let jws = Jws::parse(token.as_bytes(), MAX_TOKEN, buffer).map_err(|error| unverified(error, ""))?;
     let claimed = || {
         let [claimed] = json::members(jws.payload(), ["keyid"])?;
@@ -109,7 +111,9 @@ fn payload(token: &str, keys: &VerificationKeys, buffer: &mut Vec<u8>) -> Result
     let named = jws.header.kid.as_deref().filter(|kid| !kid.is_empty());
     let id = match (keys.key_id.as_deref(), named) {
         (Some(id), _) | (None, Some(id)) => id.to_owned(),
-        (None, None) => claimed().ok_or_else(|| refused("the signature names no key: configure one with `with_key_id`"))?,
+        (None, None) => {
+            claimed().ok_or_else(|| refused("the signature names no key: configure one with `with_key_id`"))?
+        }
     };
     let key = keys.find(&id).ok_or_else(|| {
         let known = keys.ids().collect::<Vec<_>>().join("`, `");
@@ -117,16 +121,18 @@ fn payload(token: &str, keys: &VerificationKeys, buffer: &mut Vec<u8>) -> Result
     })?;
     // The algorithm is the key's. What the header says must be the same, and chooses nothing.
     let is_good = match &key.material {
-        Material::Public(key, algorithm) => {
-            jws.algorithm(&[*algorithm]).and_then(|algorithm| jws.signing_key(algorithm, std::iter::once(key))).map(|_| ())
-        }
+        Material::Public(key, algorithm) => jws
+            .algorithm(&[*algorithm])
+            .and_then(|algorithm| jws.signing_key(algorithm, std::iter::once(key)))
+            .map(|_| ()),
         Material::Secret(_) if jws.header.alg != "HS256" => Err(JwsError::Algorithm),
         Material::Secret(secret) if jws.is_made_with(secret) => Ok(()),
         Material::Secret(_) => Err(JwsError::Signature),
     };
     is_good.map_err(|error| unverified(error, &id))?;
 
-    let payload = json::own_object(jws.payload()).ok_or_else(|| refused("what is signed is not one JSON object of unrepeated members"))?;
+    let payload = json::own_object(jws.payload())
+        .ok_or_else(|| refused("what is signed is not one JSON object of unrepeated members"))?;
     let scope = match payload.get("scope") {
         None => "",
         Some(scope) => scope.as_str().ok_or_else(|| refused("the signed `scope` is not a text"))?,
@@ -163,7 +169,9 @@ fn check_files(mut payload: Map<String, Value>, files: &Files) -> Result<(), Fau
             .ok_or_else(|| Fault::new("the file is not among those that are signed").in_file(path))?;
         let found = digest(path, content, algorithm).map_err(|fault| fault.in_file(path))?;
         if !found.eq_ignore_ascii_case(hash) {
-            return Err(Fault::new("the file is not the one that was signed: build and sign the bundle again").in_file(path));
+            return Err(
+                Fault::new("the file is not the one that was signed: build and sign the bundle again").in_file(path)
+            );
         }
     }
     match signed.into_keys().next() {
@@ -182,9 +190,9 @@ fn digest(path: &str, content: &[u8], algorithm: &str) -> Result<String, Fault> 
         "SHA-512" => Ok(hex::<Sha512>(content)),
         "SHA-512-256" => Ok(hex::<Sha512_256>(content)),
         // MD5 and SHA-1 have collisions that anyone can buy, and the shorter two are not far enough away from them.
-        "MD5" | "SHA-1" | "SHA-224" | "SHA-512-224" => {
-            Err(Fault::new(format!("it is signed by its {algorithm} hash, which is too weak: sign with SHA-256 or more")))
-        }
+        "MD5" | "SHA-1" | "SHA-224" | "SHA-512-224" => Err(Fault::new(format!(
+            "it is signed by its {algorithm} hash, which is too weak: sign with SHA-256 or more"
+        ))),
         other => Err(Fault::new(format!("it is signed by the unknown hash `{}`: sign with SHA-256", shown(other)))),
     }
 }
@@ -199,7 +207,9 @@ pub(super) fn hex<D: Digest>(content: &[u8]) -> String {
 fn unverified(error: JwsError, id: &str) -> Fault {
     let remedy = match error {
         JwsError::Algorithm => format!(": the header's differs from that of the key `{}`", shown(id)),
-        JwsError::Signature => format!(" under the key `{}`: is it the key that the bundle was signed with?", shown(id)),
+        JwsError::Signature => {
+            format!(" under the key `{}`: is it the key that the bundle was signed with?", shown(id))
+        }
         _ => String::new(),
     };
     refused(format!("{error}{remedy}"))

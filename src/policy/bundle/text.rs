@@ -33,7 +33,10 @@ impl<'a> Text<'a> {
     }
 
     /// One object: calls `member` with each name, which has to read the value.
-    pub(super) fn object(&mut self, mut member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), Fault>) -> Result<(), Fault> {
+    pub(super) fn object(
+        &mut self,
+        mut member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         self.sequence(b'{', b'}', |text| {
             let name = text.string()?;
             text.expect(b':', "a `:` is missing after a member's name")?;
@@ -81,7 +84,9 @@ impl<'a> Text<'a> {
     pub(super) fn scalar(&mut self) -> Result<&'a str, Fault> {
         self.peek();
         let rest = self.rest();
-        let end = rest.find(|next: char| !matches!(next, 'a'..='z' | '0'..='9' | '+' | '-' | '.' | 'E')).unwrap_or(rest.len());
+        let end = rest
+            .find(|next: char| !matches!(next, 'a'..='z' | '0'..='9' | '+' | '-' | '.' | 'E'))
+            .unwrap_or(rest.len());
         let scalar = rest.get(..end).unwrap_or_default();
         if !matches!(scalar, "true" | "false" | "null") && !is_number(scalar) {
             return Err(self.fault("a value is missing"));
@@ -204,8 +209,10 @@ impl<'a> Text<'a> {
 fn is_number(text: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let text = text.strip_prefix('-').unwrap_or(text);
-    let (mantissa, exponent) = text.split_once(['e', 'E']).map_or((text, None), |(before, after)| (before, Some(after)));
-    let (integer, fraction) = mantissa.split_once('.').map_or((mantissa, None), |(before, after)| (before, Some(after)));
+    let (mantissa, exponent) =
+        text.split_once(['e', 'E']).map_or((text, None), |(before, after)| (before, Some(after)));
+    let (integer, fraction) =
+        mantissa.split_once('.').map_or((mantissa, None), |(before, after)| (before, Some(after)));
     digits(integer)
         && (integer == "0" || !integer.starts_with('0'))
         && fraction.is_none_or(digits)
@@ -281,7 +288,10 @@ mod tests {
             assert!(read(odd.as_bytes()).is_err(), "{name}");
             assert!(serde_json::from_str::<Value>(odd).is_err(), "{name}");
         }
-        assert_eq!(read(b"{\n\"a\": 1,\n\"b\" 2}"), Err(Fault::new("a `:` is missing after a member's name").at_line(3)));
+        assert_eq!(
+            read(b"{\n\"a\": 1,\n\"b\" 2}"),
+            Err(Fault::new("a `:` is missing after a member's name").at_line(3))
+        );
         assert_eq!(read(b"\n\"\xff\""), Err(Fault::new("the file is not UTF-8: save it as UTF-8").at_line(2)));
     }
 
