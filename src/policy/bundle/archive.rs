@@ -5,15 +5,13 @@ use flate2::bufread::GzDecoder;
 use tar::{Archive, EntryType};
 
 use super::{
-    BundleErrorKind::{self, Archive as Broken, TooLarge},
+    BundleErrorKind::{Archive as Broken, TooLarge},
     Limits,
-    error::Fault,
+    error::{Fault, Refusal},
 };
 
 /// The files of an archive, by their path without a leading slash.
 pub(super) type Files = BTreeMap<String, Bytes>;
-
-type Refusal = (BundleErrorKind, Fault);
 
 /// Unpacks a gzipped tar in memory. Nothing is ever written, so that a path can lead nowhere; the strictness is there so that this
 /// reader and any other see the same files.

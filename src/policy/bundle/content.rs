@@ -6,13 +6,11 @@ use super::{
     BundleErrorKind,
     archive::Files,
     canonical::canonical,
-    error::{Fault, shown},
+    error::{Fault, Refusal, shown},
     manifest::Manifest,
     signature::SIGNATURES,
     text::Text,
 };
-
-type Refusal = (BundleErrorKind, Fault);
 
 /// The files that are read, told apart by their names. All others are left alone, as in Open Policy Agent.
 pub(super) struct Content {

@@ -130,6 +130,9 @@ impl Fault {
     }
 }
 
+/// A fault and its class.
+pub(super) type Refusal = (BundleErrorKind, Fault);
+
 /// A text of the bundle's, as an error may show it.
 pub(super) fn shown(text: &str) -> String {
     let mut shown = String::new();

@@ -6,7 +6,7 @@ use sha2::Sha256;
 use super::{
     BundleError, BundleErrorKind, Limits, Manifest, Verification, archive,
     content::{Content, check_names},
-    error::{Fault, shown},
+    error::{Fault, Refusal, shown},
     manifest::{self, Root},
     signature::hex,
 };
@@ -52,7 +52,7 @@ impl Bundle {
         archive: &[u8],
         verification: &Verification,
         limits: &Limits,
-    ) -> Result<(Option<Arc<str>>, Content), (BundleErrorKind, Fault)> {
+    ) -> Result<(Option<Arc<str>>, Content), Refusal> {
         let files = archive::unpack(archive, limits)?;
         check_names(&files)?;
         // Before anything of the content counts.
