@@ -4,6 +4,9 @@
 #[path = "../../tests/it/properties/bearer.rs"]
 pub mod bearer;
 
+#[path = "../../tests/it/properties/bundle.rs"]
+pub mod bundle;
+
 #[path = "../../tests/it/properties/claims.rs"]
 pub mod claims;
 

@@ -5,6 +5,8 @@
 //! request is refused as unavailable.
 
 mod backend;
+#[cfg(feature = "bundles")]
+pub mod bundle;
 mod combine;
 mod decision;
 mod enrich;

@@ -185,17 +185,17 @@ impl From<JwsError> for TokenError {
 }
 
 /// A compact JWS whose form is in order, and nothing more: no word of it is verified.
-pub(super) struct Jws<'a> {
-    pub(super) header: Header<'a>,
+pub(crate) struct Jws<'a> {
+    pub(crate) header: Header<'a>,
     pub(super) segments: Segments<'a>,
     payload: &'a [u8],
     signature: &'a [u8],
 }
 
 /// The header parameters that are used.
-pub(super) struct Header<'a> {
-    pub(super) alg: Cow<'a, str>,
-    pub(super) kid: Option<Cow<'a, str>>,
+pub(crate) struct Header<'a> {
+    pub(crate) alg: Cow<'a, str>,
+    pub(crate) kid: Option<Cow<'a, str>>,
     pub(super) typ: Option<Cow<'a, str>>,
     /// True when there are more than these.
     pub(super) has_others: bool,
@@ -203,7 +203,7 @@ pub(super) struct Header<'a> {
 
 impl<'a> Jws<'a> {
     /// Decodes into the buffer, which header, payload and signature then borrow.
-    pub(super) fn parse(token: &'a [u8], max_size: usize, buffer: &'a mut Vec<u8>) -> Result<Self, JwsError> {
+    pub(crate) fn parse(token: &'a [u8], max_size: usize, buffer: &'a mut Vec<u8>) -> Result<Self, JwsError> {
         if token.len() > max_size {
             return Err(JwsError::TooLong { limit: max_size });
         }
@@ -224,18 +224,24 @@ impl<'a> Jws<'a> {
         json::glance(self.payload, names).ok_or(NOT_CLAIMS)
     }
 
+    /// The bytes that are signed, of which nothing is verified.
+    #[cfg(feature = "bundles")]
+    pub(crate) const fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
     /// `alg`, when it is one of these.
-    pub(super) fn algorithm(&self, allowed: &[Algorithm]) -> Result<Algorithm, JwsError> {
+    pub(crate) fn algorithm(&self, allowed: &[Algorithm]) -> Result<Algorithm, JwsError> {
         Algorithm::from_name(&self.header.alg).filter(|named| allowed.contains(named)).ok_or(JwsError::Algorithm)
     }
 
     /// Whether the signature is the HMAC of this secret.
-    pub(super) fn is_made_with(&self, secret: &SharedSecret) -> bool {
+    pub(crate) fn is_made_with(&self, secret: &SharedSecret) -> bool {
         secret.verify(self.segments.signing_input, self.signature)
     }
 
     /// The first of these keys under which the signature verifies.
-    pub(super) fn signing_key<'k>(
+    pub(crate) fn signing_key<'k>(
         &self,
         algorithm: Algorithm,
         candidates: impl Iterator<Item = &'k Jwk>,

@@ -1,5 +1,6 @@
 //! `policy::Opa` against a real server, and against `policy::Rego` with the same policy.
 
+mod bundle;
 mod capabilities;
 mod differential;
 mod equality;
@@ -83,6 +84,17 @@ pub(crate) fn trials() -> Vec<Trial> {
             "opa::the_corpus_is_what_opa_takes_for_well_written",
             find,
             differential::the_corpus_is_what_opa_takes_for_well_written,
+        ),
+        trial("opa::bundle::what_it_signs_is_read_here", find_with_openssl, bundle::what_it_signs_is_read_here),
+        trial(
+            "opa::bundle::it_hashes_documents_as_this_does",
+            find_with_openssl,
+            bundle::it_hashes_documents_as_this_does,
+        ),
+        trial(
+            "opa::bundle::what_it_refuses_is_refused_here",
+            find_with_openssl,
+            bundle::what_it_refuses_is_refused_here,
         ),
     ]
 }

@@ -2,12 +2,13 @@
 
 use std::{fs, io, path::Path};
 
-use portcullis_fuzz::{bearer, claims, discovery, jwk_set, jws};
+use portcullis_fuzz::{bearer, bundle, claims, discovery, jwk_set, jws};
 
 fn main() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let targets = [
         ("bearer", bearer::seeds()),
+        ("bundle", bundle::seeds()),
         ("claims", claims::seeds()),
         ("discovery", discovery::seeds()),
         ("jwk_set", jwk_set::seeds()),

@@ -7,6 +7,8 @@ use self::mutate::Random;
 
 pub mod bearer;
 
+pub mod bundle;
+
 pub mod claims;
 
 pub mod discovery;
@@ -32,8 +34,9 @@ fn inputs(seeds: fn() -> Vec<Vec<u8>>, change: fn(&[u8], &mut Random) -> Vec<u8>
 #[test]
 fn each_property_is_tried_on_what_is_accepted_and_on_what_is_not() {
     type Check = fn(&[u8]) -> bool;
-    let table: [(&str, Vec<Vec<u8>>, Check, usize); 5] = [
+    let table: [(&str, Vec<Vec<u8>>, Check, usize); 6] = [
         ("bearer", bearer::seeds(), bearer::check, 2),
+        ("bundle", bundle::seeds(), bundle::check, 5),
         ("jws", jws::seeds(), jws::check, 9),
         ("claims", claims::seeds(), claims::check, 4),
         ("jwk set", jwk_set::seeds(), jwk_set::check, 4),
@@ -50,6 +53,11 @@ proptest! {
     #[test]
     fn a_bearer_token_is_found_exactly_where_the_grammar_has_one(data in inputs(bearer::seeds, mutate::bytes)) {
         bearer::check(&data);
+    }
+
+    #[test]
+    fn a_bundle_holds_together_or_is_refused(data in inputs(bundle::seeds, mutate::bytes)) {
+        bundle::check(&data);
     }
 
     #[test]
