@@ -215,7 +215,7 @@ impl Decision {
     }
 
     /// Says that this decision was made for an earlier, equal question.
-    pub(crate) const fn from_cache(mut self) -> Self {
+    pub(crate) const fn into_cached(mut self) -> Self {
         self.cached = true;
         self
     }

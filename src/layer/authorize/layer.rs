@@ -84,6 +84,10 @@ impl<P: PolicyBackend + ?Sized> AuthorizeLayer<P> {
         &self.backend
     }
 
+    pub(in crate::layer) fn shared_backend(&self) -> Arc<P> {
+        Arc::clone(&self.backend)
+    }
+
     /// Sets the clock that the policy's `time_ns` comes from. Default [`SystemClock`](crate::time::SystemClock).
     #[must_use]
     pub fn with_clock(mut self, clock: impl Clock) -> Self {

@@ -172,16 +172,18 @@ impl StackBuilder {
         self
     }
 
-    /// As [`build`](Self::build), and waits until the keys of every issuer are there, those of a
-    /// [`with_verifier`](Self::with_verifier) included: for a service that must not start without them.
+    /// As [`build`](Self::build), and waits until the keys of every issuer are there, those of a [`with_verifier`](Self::with_verifier)
+    /// included, and the policy has stood its test ([`PolicyBackend::preflight`]): for a service that must not start otherwise. A policy
+    /// server that is away is no failure: its decisions are 503 until it is back.
     ///
     /// # Errors
     ///
     /// Those of [`build`](Self::build), and [`ConfigError::Unusable`] when the deadline has passed: it names the first issuer whose keys are
-    /// not there, the kind of the last failure, and the remedy.
-    pub async fn build_with_keys(self, deadline: Duration) -> Result<Stack, ConfigError> {
+    /// not there, the kind of the last failure, and the remedy. What the policy's test finds: a decision path that gives no decision.
+    pub async fn build_ready(self, deadline: Duration) -> Result<Stack, ConfigError> {
         let checked = self.check()?;
         checked.verifier.await_keys(deadline).await?;
+        checked.authorize.shared_backend().preflight().await?;
         checked.start()
     }
 

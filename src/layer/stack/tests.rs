@@ -332,10 +332,31 @@ impl KeySource for Stuck {
 async fn a_mistake_in_the_configuration_is_told_without_waiting_for_keys() {
     let stuck = || Issuer::oauth("https://id.example", "https://api.example").with_key_source(Stuck);
     let start = |rules| Stack::builder(stuck(), rules, deny_all(), Memory::new());
-    let wrong = start(Rules::new().get("jobs", policy_only())).build_with_keys(Duration::from_secs(3_600)).await;
+    let wrong = start(Rules::new().get("jobs", policy_only())).build_ready(Duration::from_secs(3_600)).await;
     assert!(!matches!(wrong.unwrap_err(), crate::ConfigError::Unusable { .. }));
-    let late = start(rules()).build_with_keys(Duration::from_millis(10)).await;
+    let late = start(rules()).build_ready(Duration::from_millis(10)).await;
     assert_eq!(late.unwrap_err().field(), "issuer.keys");
+}
+
+#[tokio::test]
+async fn who_waits_hears_what_is_wrong_with_the_policy() {
+    struct Misled;
+
+    #[async_trait::async_trait]
+    impl PolicyBackend for Misled {
+        async fn decide(self: Arc<Self>, _: PolicyInput) -> Result<Decision, PolicyError> {
+            Err(PolicyError::unavailable("never asked"))
+        }
+
+        async fn preflight(self: Arc<Self>) -> Result<(), crate::ConfigError> {
+            Err(crate::ConfigError::missing("policy.path", "name a rule"))
+        }
+    }
+
+    let start = || Stack::builder(issuer(), rules(), Misled, Memory::new());
+    let error = start().build_ready(Duration::from_secs(1)).await.unwrap_err();
+    assert_eq!(error.field(), "policy.path");
+    assert!(start().build().is_ok());
 }
 
 #[tokio::test]
@@ -343,7 +364,7 @@ async fn who_waits_for_keys_has_revocations_too() {
     let revocations = RevocationList::new();
     let builder = Stack::builder(issuer(), rules(), dangerous_allow_all(), Memory::new());
     let builder = builder.with_clock(Frozen).with_revocations(revocations.clone());
-    let stack = builder.build_with_keys(Duration::from_secs(1)).await.unwrap();
+    let stack = builder.build_ready(Duration::from_secs(1)).await.unwrap();
     let ada = Revocation::subject(&IssuerId::new("https://id.example"), &Subject::new("ada"), now());
     for status in [StatusCode::OK, StatusCode::UNAUTHORIZED] {
         assert_eq!(serve(&stack, request("/jobs", Some("jobs:read"))).await.status(), status);

@@ -10,6 +10,7 @@ use super::{
     manifest::{self, Root},
     signature::hex,
 };
+use crate::policy::PolicySet;
 
 /// One bundle that was read whole, verified as it was asked for, and found consistent in itself. Cheap to clone.
 #[derive(Clone)]
@@ -130,6 +131,19 @@ pub struct Contents {
     pub data: Vec<(Vec<String>, String)>,
     /// One bundle's [revision](Bundle::revision); of several, `name=revision` of each, by name and separated by commas.
     pub revision: String,
+}
+
+/// The modules and documents of bundles are a policy, under the revision of the bundles.
+impl From<Contents> for PolicySet {
+    fn from(contents: Contents) -> Self {
+        let set = contents.modules.into_iter().fold(Self::new(), |set, (name, text)| set.add_source(name, text));
+        let documents = contents.data.into_iter();
+        let set = documents.fold(set, |set, (mount, text)| {
+            let name = ["data"].into_iter().chain(mount.iter().map(String::as_str)).collect::<Vec<_>>().join(".");
+            set.add_document(name, mount, text)
+        });
+        set.with_revision(contents.revision)
+    }
 }
 
 impl Contents {

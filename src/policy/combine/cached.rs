@@ -123,7 +123,7 @@ impl<P: PolicyBackend + ?Sized> Cached<P> {
         let mut shard = self.shard(&place.key)?.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = shard.get(&place.key)?;
         if self.clock.elapsed() < entry.until {
-            return Some(entry.decision.clone().from_cache());
+            return Some(entry.decision.clone().into_cached());
         }
         let outlived = shard.pop(&place.key);
         drop(shard);

@@ -122,7 +122,7 @@ impl Shadow {
             self.watch.left_out.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        let live = live.as_ref().map(Clone::clone).map_err(PolicyError::kind);
+        let live = live.as_ref().map_err(PolicyError::kind).cloned();
         let (candidate, watch, deadline) = (Arc::clone(&self.candidate), Arc::clone(&self.watch), self.deadline);
         self.runtime.spawn(async move {
             let question = input.clone();

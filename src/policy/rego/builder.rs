@@ -8,7 +8,11 @@ use super::{
     turns::Turns,
     workers::{Decide, Workers},
 };
-use crate::{ConfigError, policy::PolicyInput, revocation::RevocationFeed};
+use crate::{
+    ConfigError,
+    policy::{InputFormat, PolicyInput},
+    revocation::RevocationFeed,
+};
 
 /// Gathers what a [`Rego`] is made of: a [`PolicySet`], and how it is evaluated.
 #[derive(Clone)]
@@ -16,6 +20,7 @@ use crate::{ConfigError, policy::PolicyInput, revocation::RevocationFeed};
 pub struct RegoBuilder {
     policies: PolicySet,
     decision_path: Cow<'static, str>,
+    format: InputFormat,
     time_limit: Duration,
     threads: Option<usize>,
     canary: Option<Box<PolicyInput>>,
@@ -29,6 +34,7 @@ impl RegoBuilder {
         Self {
             policies: PolicySet::new(),
             decision_path: Cow::Borrowed(Rego::DEFAULT_DECISION_PATH),
+            format: InputFormat::default(),
             time_limit: Duration::from_millis(10),
             threads: None,
             canary: None,
@@ -107,6 +113,12 @@ impl RegoBuilder {
         self
     }
 
+    /// What the policies read. Default [`InputFormat::AuthZen`].
+    pub fn with_input_format(mut self, format: InputFormat) -> Self {
+        self.format = format;
+        self
+    }
+
     /// How long one decision may take; over it there is none. Default 10 ms, at most 1 s: it runs where the request runs.
     /// The clock is read between steps, so that one call of a built-in function can exceed it. With
     /// [threads of their own](Self::with_threads) it covers the waiting too, and the caller is answered in time in either case.
@@ -178,6 +190,7 @@ impl RegoBuilder {
         let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let settings = Settings {
             decision_path: self.decision_path.into_owned(),
+            format: self.format,
             time_limit: self.time_limit,
             parity: self.parity,
             engines: self.threads.unwrap_or(cores),

@@ -3,6 +3,9 @@
 /// Defined for all arguments that they do not refuse as an error.
 pub(super) const TOTAL: [&str; 7] = ["concat", "count", "lower", "object.get", "sum", "trim_space", "upper"];
 
+/// Their results differ from call to call.
+pub(super) const FICKLE: [&str; 3] = ["rand.intn", "time.now_ns", "uuid.rfc4122"];
+
 /// How many arguments a built-in function of the engine takes: `Some(None)` for any number. `None` when there is no such function.
 pub(super) fn arity(name: &str) -> Option<Option<usize>> {
     BUILTINS.iter().find(|(known, _)| *known == name).map(|(_, arity)| *arity)

@@ -13,10 +13,7 @@ use std::{
 use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
 
 use super::{corrections, set::Source};
-use crate::{
-    ConfigError,
-    policy::{PolicyError, PolicyInput},
-};
+use crate::{ConfigError, policy::PolicyError};
 
 /// As many engines as evaluate at once, each parsed for itself: clones of one engine share its syntax tree, and counting the
 /// references to that costs most of what the second core would add. The data document is shared.
@@ -83,16 +80,15 @@ impl Pool {
         self.slots.len()
     }
 
-    /// Evaluates the entry point within `limit` from `started` on. `None` is undefined.
+    /// Evaluates the entry point for an input document, within `limit` from `started` on. `None` is undefined.
     pub(super) fn evaluate(
         &self,
-        input: &PolicyInput,
+        input: &str,
         started: Instant,
         limit: Duration,
     ) -> Result<Option<serde_json::Value>, PolicyError> {
         let budget = Budget { started, limit };
-        let input = serde_json::to_string(input).map_err(PolicyError::evaluation)?;
-        let input = Value::from_json_str(&input).map_err(PolicyError::evaluation)?;
+        let input = Value::from_json_str(input).map_err(PolicyError::evaluation)?;
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
         for slot in self.slots.iter().cycle().skip(first).take(self.slots.len()) {
             match slot.try_lock() {

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     error::Error,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -15,12 +18,12 @@ use tracing::dispatcher;
 use super::{
     ast,
     engine::{Loaded, Pool},
-    lint::{self, Finding, Kind},
+    lint::{self, Finding, Kind, Report},
     set::{Data, PolicySet},
 };
 use crate::{
     ConfigError,
-    policy::{Decision, PolicyError, PolicyInput, PolicyRevision},
+    policy::{Decision, InputFormat, PolicyError, PolicyInForce, PolicyInput, PolicyRevision, Reads},
     principal::Principal,
     revocation::RevocationFeed,
     route::{Route, RouteKey},
@@ -31,6 +34,7 @@ use crate::{
 /// What stays the same from one generation to the next.
 pub(super) struct Settings {
     pub(super) decision_path: String,
+    pub(super) format: InputFormat,
     pub(super) time_limit: Duration,
     pub(super) parity: bool,
     /// How many evaluations go on at once without one of them copying an engine.
@@ -41,6 +45,10 @@ pub(super) struct Settings {
 
 pub(super) struct Generation {
     pub(super) revision: PolicyRevision,
+    /// No two generations of the process have the same.
+    epoch: u64,
+    reads: Reads,
+    format: InputFormat,
     pool: Pool,
 }
 
@@ -83,7 +91,8 @@ impl Generation {
             let remedy = "write it with less nesting: it cannot be checked as it is";
             ConfigError::unusable("policy.rego.source", "policy", remedy, error)
         })?;
-        for Finding { place, remedy, kind } in lint::check(&policies, &entry, |path| holds(&data, path)) {
+        let Report { findings, reads } = lint::check(&policies, &entry, |path| holds(&data, path));
+        for Finding { place, remedy, kind } in findings {
             match kind {
                 Kind::Parity if !settings.parity => {
                     tracing::warn!(place, remedy, "the policy may allow here what Open Policy Agent denies");
@@ -94,7 +103,11 @@ impl Generation {
         }
         let spare = loaded.prepare()?;
         let pool = Pool::new(spare, &set.sources, settings.decision_path.clone(), settings.engines)?;
-        Ok((Self { revision: set.revision(), pool }, data))
+        // In other words than those of `PolicyInput` nobody knows what is read of it.
+        let format = settings.format;
+        let reads = if format == InputFormat::AuthZen { reads } else { Reads::everything() };
+        let epoch = EPOCHS.fetch_add(1, Ordering::Relaxed);
+        Ok((Self { revision: set.revision(), epoch, reads, format, pool }, data))
     }
 
     /// One decision before the first request: a rule that fails whatever it is asked must not come to serve.
@@ -126,10 +139,15 @@ impl Generation {
         started: Instant,
         limit: Duration,
     ) -> Result<Decision, PolicyError> {
-        match self.pool.evaluate(input, started, limit)? {
+        let input = serde_json::to_string(&self.format.document(input)).map_err(PolicyError::evaluation)?;
+        match self.pool.evaluate(&input, started, limit)? {
             Some(result) => Decision::from_result(&result, self.revision.clone()),
             None => Ok(Decision::undefined(self.revision.clone())),
         }
+    }
+
+    pub(super) fn in_force(&self) -> PolicyInForce {
+        PolicyInForce::new(self.revision.clone(), self.reads.clone()).with_epoch(self.epoch)
     }
 
     pub(super) fn engines(&self) -> usize {
@@ -219,6 +237,8 @@ const REVOCATIONS: [&str; 3] = ["data", "portcullis", "revocations"];
 
 /// The canary is about whether there is a decision, not about how fast: the machine is busy while policies are loaded.
 const CANARY_LIMIT: Duration = Duration::from_secs(1);
+
+static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
 /// What evaluation is known to get along with; the worker threads of a runtime have a quarter of it.
 pub(super) const STACK_BYTES: usize = 8 << 20;

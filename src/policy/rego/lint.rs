@@ -20,6 +20,7 @@ use super::{
     ast::{Head, Import, Policy, Rule, Source, Span},
     walk::Walk,
 };
+use crate::policy::Reads;
 
 /// Something that keeps a policy from being used.
 #[derive(Debug)]
@@ -80,16 +81,36 @@ enum Shape {
     Object,
 }
 
+/// What there is to say of a policy.
+pub(super) struct Report {
+    /// The worst first.
+    pub(super) findings: Vec<Finding>,
+    /// What the decision depends on.
+    pub(super) reads: Reads,
+}
+
+/// What one rule, or several under one path, depend on.
+#[derive(Default)]
+struct Needs<'a> {
+    inputs: BTreeSet<Path<'a>>,
+    is_fickle: bool,
+}
+
 /// Checks parsed policies. `holds` tells whether the data document has a value at a path below `data`.
-pub(super) fn check(policies: &[Policy], entry: &[&str], holds: impl Fn(&[&str]) -> bool) -> Vec<Finding> {
+pub(super) fn check(policies: &[Policy], entry: &[&str], holds: impl Fn(&[&str]) -> bool) -> Report {
     let index = Index::of(policies);
     let mut findings = Vec::new();
     let mut edges = BTreeMap::<Path<'_>, BTreeSet<Path<'_>>>::new();
+    let mut needs = BTreeMap::<Path<'_>, Needs<'_>>::new();
     for module in &index.modules {
         for rule in module.rules {
             let mut walk = Walk::new(&index, module);
             walk.rule(rule);
-            edges.entry(module.path_of(rule).0).or_default().extend(walk.edges);
+            let path = module.path_of(rule).0;
+            let needs = needs.entry(path.clone()).or_default();
+            needs.inputs.extend(walk.inputs);
+            needs.is_fickle |= walk.is_fickle;
+            edges.entry(path).or_default().extend(walk.edges);
             findings.extend(walk.findings);
         }
     }
@@ -108,7 +129,27 @@ pub(super) fn check(policies: &[Policy], entry: &[&str], holds: impl Fn(&[&str])
     }
     // The worst first: it is the one that is reported.
     findings.sort_by_key(|finding| finding.kind);
-    findings
+    Report { findings, reads: reads(entry, &edges, &needs) }
+}
+
+/// What the entry point reads, and every rule that it reaches.
+fn reads(
+    entry: &[&str],
+    edges: &BTreeMap<Path<'_>, BTreeSet<Path<'_>>>,
+    needs: &BTreeMap<Path<'_>, Needs<'_>>,
+) -> Reads {
+    let mut reached = BTreeSet::new();
+    let mut next = vec![entry];
+    while let Some(rule) = next.pop() {
+        if reached.insert(rule) {
+            next.extend(edges.get(rule).into_iter().flatten().map(Vec::as_slice));
+        }
+    }
+    let needs = || reached.iter().filter_map(|rule| needs.get(*rule));
+    if needs().any(|needs| needs.is_fickle) {
+        return Reads::more_than_the_input();
+    }
+    Reads::paths(needs().flat_map(|needs| &needs.inputs).map(Vec::as_slice))
 }
 
 impl<'a> Index<'a> {

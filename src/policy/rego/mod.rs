@@ -36,7 +36,7 @@ use self::{
     turns::Turns,
     workers::Workers,
 };
-use super::{Decision, PolicyBackend, PolicyError, PolicyInput, PolicyRevision};
+use super::{Decision, PolicyBackend, PolicyError, PolicyInForce, PolicyInput, PolicyRevision};
 use crate::{ConfigError, health::Health};
 
 /// Decides by Rego policies, in the process: no server, no waiting.
@@ -205,6 +205,10 @@ impl PolicyBackend for Rego {
 
     fn decide_now(&self, input: &PolicyInput) -> Option<Result<Decision, PolicyError>> {
         self.workers.is_none().then(|| self.decision(input))
+    }
+
+    fn in_force(&self) -> Option<PolicyInForce> {
+        Some(self.current.load().in_force())
     }
 
     fn health(&self) -> Health {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    policy::{Effect, PolicyErrorKind},
+    policy::{Effect, InputFormat, PolicyErrorKind},
     revocation::RevocationList,
     testing::policy_input,
 };
@@ -422,7 +422,7 @@ fn a_policy_that_is_refused_replaces_nothing_and_the_error_says_where() {
         ("parity", policy("decision if not startswith(input.x, \"a\")"), "authz.rego:2:"),
         ("rule elsewhere", policy("decided := true"), "name a rule of the policy"),
         ("data", policy("decision := true").add_data(&json!([])), "`policy.rego.data`"),
-        ("error", policy("decision := to_number(input.subject.id) == 1"), "failed at authz.rego:2:13"),
+        ("error", policy("decision := to_number(input.subject.id) == 1"), "failed at authz.rego:2:22"),
         ("conflict", policy("decision := x if some x in [true, false]"), "failed at authz.rego:2:"),
         ("no decision", policy("decision := \"true\""), "the policy result is not a decision"),
     ] {
@@ -507,7 +507,7 @@ fn revocations_follow_every_policy_that_is_accepted_and_no_other() {
 fn the_canary_is_every_policys_first_question_and_can_be_another_one() {
     let text = "decision := to_number(input.subject.id) == 7";
     let error = refused(text);
-    assert!(error.contains("make it decide about the canary") && error.contains("authz.rego:2:36"), "{error}");
+    assert!(error.contains("make it decide about the canary") && error.contains("authz.rego:2:22"), "{error}");
     let mut canary = policy_input("GET", "/jobs");
     canary.subject.id = "7".to_owned();
     let rego = patient(text).with_canary(canary).build().unwrap();
@@ -612,4 +612,77 @@ fn a_wrong_number_of_arguments_and_a_contradiction_are_named() {
     let below = patient("decision := true").add_source("below.rego", "package authz.decision.more");
     let message = below.build().unwrap_err().to_string();
     assert!(message.contains("`data.authz.decision` is defined whole"), "{message}");
+}
+
+#[test]
+fn what_a_policy_reads_of_the_input_is_known() {
+    let cases = [
+        ("decision := true", ""),
+        ("decision if input.subject.id == \"a\"", "subject.id"),
+        ("decision if input[\"subject\"].properties.scopes[_] == \"a\"", "subject.properties.scopes"),
+        ("decision if input.subject[input.action.name] == 1", "action.name, subject"),
+        ("decision if { x := \"subject\"; input[x] == 1 }", "everything"),
+        ("decision if { i := input; i.subject.id == \"a\" }", "everything"),
+        ("decision if { s := input.subject; s.id == \"a\" }", "subject"),
+        ("decision if f(input.action)\nf(a) if a.name == \"GET\"", "action"),
+        ("decision if f(1)\nf(_) if input.action.name == \"GET\"", "action.name"),
+        ("decision if data.roles[input.subject.id][_] == input.resource.id", "resource.id, subject.id"),
+        (
+            "decision if some role in roles\nroles contains input.subject.properties.roles[_]",
+            "subject.properties.roles",
+        ),
+        ("decision if count({x | some x in input.context.headers}) > 0", "context.headers"),
+        ("decision if every k, v in input.resource.properties.params { k == v }", "resource.properties.params"),
+        (
+            "decision := {\"allow\": allow, \"reasons\": reasons}\ndefault allow := false\nallow if not blocked\n\
+          blocked if input.subject.id == \"b\"\nreasons := [r | r := input.action.name]",
+            "action.name, subject.id",
+        ),
+        (
+            "decision if ok\nok if input.subject.id == \"a\"\nelse := true if input.action.name == \"GET\"",
+            "action.name, subject.id",
+        ),
+        (
+            "decision if { r := input.resource.id; x with input.subject as {\"id\": r} }\nx if input.subject.id",
+            "resource.id, subject.id",
+        ),
+        ("decision if { [p, _] := walk(input.resource); count(p) > 0 }", "resource"),
+        ("decision := true\nunreached if input.context.request_id == \"r\"", ""),
+        ("decision if input.context.time_ns > 0", "context.time_ns"),
+        ("decision if time.now_ns() > 0", "more than the input"),
+        ("decision if late\nlate if time.clock(now)[0] > 12\nnow := time.now_ns()", "more than the input"),
+        ("decision := true\nunreached if time.now_ns() > 0", ""),
+    ];
+    for (policy, expected) in cases {
+        let rego = build(policy).unwrap_or_else(|error| panic!("{policy}: {error}"));
+        assert_eq!(rego.in_force().unwrap().reads.to_string(), expected, "{policy}");
+    }
+    let imported =
+        "package authz\n\nimport input.subject as s\nimport data.lib\n\ndecision if { s.id == \"a\"; lib.ok }";
+    let lib = "package lib\n\nok if input.action.name == \"GET\"";
+    let builder = || Rego::builder().add_source("authz.rego", imported).add_source("lib.rego", lib);
+    let reads = |builder: RegoBuilder| builder.build().unwrap().in_force().unwrap().reads.to_string();
+    assert_eq!(reads(builder()), "action.name, subject.id");
+    assert_eq!(reads(builder().with_input_format(InputFormat::Envoy)), "everything");
+}
+
+#[test]
+fn each_policy_that_comes_to_serve_has_an_epoch_of_its_own() {
+    let rego = build("decision := true").unwrap();
+    let first = rego.in_force().unwrap();
+    let set = PolicySet::new().add_source("authz.rego", "package authz\n\ndecision := true");
+    rego.activate(set.with_revision(first.revision.as_str())).unwrap();
+    let second = rego.in_force().unwrap();
+    assert_eq!(first.revision, second.revision);
+    assert!(second.epoch > first.epoch);
+}
+
+#[test]
+fn a_policy_that_was_written_for_envoy_is_understood() {
+    let policy = "decision if { input.attributes.request.http.method == \"GET\"; input.parsed_path[0] == \"jobs\" }";
+    let source = format!("package authz\n{policy}");
+    let builder = || Rego::builder().add_source("authz.rego", source.clone()).with_time_limit(Duration::from_secs(1));
+    assert!(ask(&builder().build().unwrap(), "alice").unwrap().is_undefined());
+    let rego = builder().with_input_format(InputFormat::Envoy).build().unwrap();
+    assert_eq!(ask(&rego, "alice").unwrap().effect(), Effect::Allow);
 }

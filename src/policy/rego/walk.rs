@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     ast::{Assign, AssignOp, Body, BoolOp, Expr, Head, Literal, Query, Rule, Span, Statement, With},
-    builtins::{TOTAL, arity},
+    builtins::{FICKLE, TOTAL, arity},
     differences,
     lint::{Finding, Index, Kind, Module, Node, Path, arguments},
 };
@@ -15,6 +15,10 @@ pub(super) struct Walk<'a, 'i> {
     /// Innermost last.
     scopes: Vec<Scope<'a>>,
     pub(super) edges: BTreeSet<Path<'a>>,
+    /// What is read of the input: paths below it.
+    pub(super) inputs: BTreeSet<Path<'a>>,
+    /// The same input may have another result the next time.
+    pub(super) is_fickle: bool,
     pub(super) findings: Vec<Finding>,
 }
 
@@ -28,7 +32,15 @@ struct Scope<'a> {
 
 impl<'a, 'i> Walk<'a, 'i> {
     pub(super) fn new(index: &'i Index<'a>, module: &'i Module<'a>) -> Self {
-        Self { index, module, scopes: Vec::new(), edges: BTreeSet::new(), findings: Vec::new() }
+        Self {
+            index,
+            module,
+            scopes: Vec::new(),
+            edges: BTreeSet::new(),
+            inputs: BTreeSet::new(),
+            is_fickle: false,
+            findings: Vec::new(),
+        }
     }
 
     pub(super) fn rule(&mut self, rule: &'a Rule) {
@@ -50,6 +62,7 @@ impl<'a, 'i> Walk<'a, 'i> {
                 let mut names = BTreeSet::new();
                 args.iter().for_each(|arg| declare(arg, &mut names));
                 self.scopes.push(Scope { bound: names.clone(), declared: names });
+                args.iter().for_each(|arg| self.expr(arg));
                 if bodies.is_empty() {
                     head(self);
                 }
@@ -204,9 +217,13 @@ impl<'a, 'i> Walk<'a, 'i> {
         let reference = expr.reference();
         match reference.root.variable() {
             Some(name) => {
-                if let Some(mut path) = self.resolve(name).filter(|path| path.first() == Some(&"data")) {
+                if let Some(mut path) = self.resolve(name) {
                     path.extend(reference.path);
-                    self.edges.extend(self.index.reached(&path));
+                    match path.split_first() {
+                        Some((&"data", _)) => self.edges.extend(self.index.reached(&path)),
+                        Some((&"input", below)) => drop(self.inputs.insert(below.to_vec())),
+                        _ => {}
+                    }
                 }
             }
             None => self.expr(reference.root),
@@ -224,6 +241,7 @@ impl<'a, 'i> Walk<'a, 'i> {
             }
             Called::Builtin(name) => {
                 let known = arity(&name);
+                self.is_fickle |= FICKLE.contains(&name.as_str());
                 if known.is_none() {
                     let remedy = format!("there is no function `{name}` here: define it, or do without it");
                     self.fault(span, remedy, Kind::Unsound);

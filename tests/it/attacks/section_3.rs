@@ -897,7 +897,7 @@ async fn a_service_that_must_have_keys_does_not_start_without_them() {
         if let Some(lie) = lie {
             idp.lie(lie);
         }
-        let by_stack = stack_of(discovered(&idp), &Memory::new()).build_with_keys(soon).await.map(drop).unwrap_err();
+        let by_stack = stack_of(discovered(&idp), &Memory::new()).build_ready(soon).await.map(drop).unwrap_err();
         let by_verifier = Verifier::builder(discovered(&idp)).build_with_keys(soon).await.map(drop).unwrap_err();
         assert_eq!(by_stack.to_string(), by_verifier.to_string());
         by_stack
@@ -919,7 +919,7 @@ async fn a_service_that_must_have_keys_does_not_start_without_them() {
     idp.behave();
     idp.fail(StatusCode::BAD_GATEWAY);
     let memory = Memory::new();
-    let starting = stack_of(discovered(&idp), &memory).build_with_keys(PATIENCE);
+    let starting = stack_of(discovered(&idp), &memory).build_ready(PATIENCE);
     let before = idp.requests().discovery;
     let (stack, ()) = tokio::join!(starting, async {
         eventually(|| idp.requests().discovery > before, "the first try").await;
