@@ -67,6 +67,7 @@
 //! | `axum` | the axum 0.8 edge | yes |
 //! | `tonic` | the tonic 0.14 edge | |
 //! | `rego` | `policy::Rego`: Rego in the process | yes |
+//! | `bundles` | `policy::bundle`: Open Policy Agent's bundles, read and verified | |
 //! | `opa` | `policy::Opa`: an Open Policy Agent server | |
 //! | `remote-jwks` | `key::Remote`: keys from discovery or a URL | yes |
 //! | `jwks-client-rs` | `key::jwks_client_rs`: sources of that crate | |

@@ -74,7 +74,7 @@ impl Access {
     ///
     /// A tenant's name is unique only beside its issuer. In a [`Stack`](crate::Stack) that accepts several issuers which name tenants, or
     /// issuers that are [looked up](crate::token::ResolvedIssuers), it is therefore a [`ConfigError`]: let the policy compare both there. A
-    /// [`RouteLayer`](crate::layer::RouteLayer) on its own does not know the issuers and cannot tell.
+    /// `RouteLayer` on its own does not know the issuers and cannot tell.
     ///
     /// A template that has no such parameter is a [`ConfigError`], and so is any use with [`public`] and gRPC methods, which have none.
     #[must_use]

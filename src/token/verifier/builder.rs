@@ -73,7 +73,7 @@ impl VerifierBuilder {
     }
 
     /// Checks the configuration and starts to load keys. An issuer that is away is no error: its tokens are answered
-    /// [`KeysUnavailable`](TokenError::KeysUnavailable) (503) until it is back. [`build_with_keys`](Self::build_with_keys) waits instead.
+    /// [`KeysUnavailable`](crate::token::TokenError::KeysUnavailable) (503) until it is back. [`build_with_keys`](Self::build_with_keys) waits instead.
     ///
     /// # Errors
     ///

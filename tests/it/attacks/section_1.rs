@@ -1109,6 +1109,8 @@ mod t_021 {
             "dangerous_allow_plain_http",
             "dangerous_relax_parity",
             "dangerous_allow_panic_abort",
+            // Bundles of policies, not tokens.
+            "dangerous_unverified",
             // A longer life, which is checked all the same.
             "dangerous_max_lifetime",
             // Entries of a key set that are not used.

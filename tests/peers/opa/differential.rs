@@ -33,7 +33,7 @@ pub(super) async fn every_engine_decides_what_opa_decides(opa: PathBuf) {
     for policy in &policies {
         let outcome = policy.compare(&server, &actor).await;
         decisions += outcome.decisions;
-        in_parity += usize::from(policy.about.refused.is_none() && !policy.about.envoy);
+        in_parity += usize::from(policy.about.refused.is_none());
         println!(
             "{:24} {:5} {:3} %  {}  {}",
             policy.name,
@@ -41,7 +41,6 @@ pub(super) async fn every_engine_decides_what_opa_decides(opa: PathBuf) {
             outcome.allowed,
             match &policy.about.refused {
                 Some(why) => format!("refused: {why}"),
-                None if policy.about.envoy => "rest only".to_owned(),
                 None => "parity".to_owned(),
             },
             outcome.disagreements
@@ -156,16 +155,15 @@ impl Policy {
     fn others(&self, faults: &mut Vec<String>) -> Vec<Other> {
         let mut others = Vec::new();
         match (self.rego(false), &self.about.refused) {
-            (None, _) => {}
-            (Some(Ok(backend)), None) => others.push(Other { name: "rego", backend: Arc::new(backend), parity: true }),
-            (Some(Ok(_)), Some(_)) => faults.push("rego takes it".to_owned()),
-            (Some(Err(error)), None) => faults.push(format!("rego refuses it: {error}")),
-            (Some(Err(error)), Some(why)) => {
+            (Ok(backend), None) => others.push(Other { name: "rego", backend: Arc::new(backend), parity: true }),
+            (Ok(_), Some(_)) => faults.push("rego takes it".to_owned()),
+            (Err(error), None) => faults.push(format!("rego refuses it: {error}")),
+            (Err(error), Some(why)) => {
                 if !error.to_string().contains(why) {
                     faults.push(format!("rego refuses it, but not for `{why}`: {error}"));
                 }
                 // What cannot be used at all cannot be compared either.
-                if let Some(Ok(backend)) = self.rego(true) {
+                if let Ok(backend) = self.rego(true) {
                     others.push(Other { name: "relaxed rego", backend: Arc::new(backend), parity: false });
                 }
             }
@@ -173,27 +171,26 @@ impl Policy {
         others
     }
 
-    fn opa(&self, server: &Server) -> Arc<dyn PolicyBackend> {
-        let format = if self.about.envoy { InputFormat::Envoy } else { InputFormat::AuthZen };
-        let path = format!("{}/decision", self.name);
-        let opa = Opa::builder(server.url()).with_deadline(Duration::from_secs(10)).with_decision_path(path);
-        Arc::new(opa.with_input_format(format).build().unwrap())
+    fn format(&self) -> InputFormat {
+        if self.about.envoy { InputFormat::Envoy } else { InputFormat::AuthZen }
     }
 
-    /// `None` where the engine cannot be asked.
-    fn rego(&self, relaxed: bool) -> Option<Result<Rego, ConfigError>> {
-        // `RegoBuilder` takes no format yet.
-        if self.about.envoy {
-            return None;
-        }
+    fn opa(&self, server: &Server) -> Arc<dyn PolicyBackend> {
+        let path = format!("{}/decision", self.name);
+        let opa = Opa::builder(server.url()).with_deadline(Duration::from_secs(10)).with_decision_path(path);
+        Arc::new(opa.with_input_format(self.format()).build().unwrap())
+    }
+
+    fn rego(&self, relaxed: bool) -> Result<Rego, ConfigError> {
         let builder =
             self.modules.iter().try_fold(Rego::builder(), |builder, module| builder.add_file(module)).unwrap();
         let builder = builder
             .add_data(&json!({ &*self.name: self.data }))
             .with_decision_path(format!("data.{}.decision", self.name))
+            .with_input_format(self.format())
             // The default is for optimised builds.
             .with_time_limit(Duration::from_secs(1));
-        Some(if relaxed { builder.dangerous_relax_parity() } else { builder }.build())
+        if relaxed { builder.dangerous_relax_parity() } else { builder }.build()
     }
 
     async fn ask(&self, backend: Arc<dyn PolicyBackend>, questions: &[PolicyInput]) -> Vec<Answer> {

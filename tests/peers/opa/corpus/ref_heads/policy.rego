@@ -7,7 +7,11 @@ verdicts.public.GET := true
 
 verdicts.public.POST := input.subject.type == "user"
 
-verdicts.staff[method] := "staff" in input.subject.properties.roles if some method in ["GET", "POST"]
+verdicts.staff[method] := is_staff if some method in ["GET", "POST"]
+
+default is_staff := false
+
+is_staff if "staff" in input.subject.properties.roles
 
 verdicts.vault.GET if {
 	"keeper" in input.subject.properties.roles
