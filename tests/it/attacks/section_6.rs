@@ -7,9 +7,11 @@ use std::{
 
 use portcullis::{
     Rules,
-    policy::{Opa, OpaBuilder},
+    policy::{Cached, Opa, OpaBuilder, PolicySet, Rego, Shadow, deny_all},
     rules::policy_only,
+    testing::{Answer, StubBackend, TestToken},
 };
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -299,4 +301,201 @@ async fn t_094_a_decision_path_is_encoded_by_segment_and_one_that_steps_is_refus
         let error = impostor.opa().with_decision_path(path).build().expect_err(path);
         assert_eq!(error.field(), "policy.opa.decision_path", "{path:?}");
     }
+}
+
+#[tokio::test]
+async fn t_095_no_decision_depends_on_a_body_or_waits_for_one() {
+    let seen = Arc::new(StubBackend::new(Answer::Deny));
+    let rules = Rules::new().post("/jobs/{id}", policy_only());
+    let guarded = Guarded::axum_asking(Arc::clone(&seen), rules, |ran| ran.router(["/jobs/{id}"])).await;
+    let token = guarded.mallory();
+    let bodies = [
+        ("chunked, and never ended", "transfer-encoding: chunked\r\n"),
+        ("announced, and never sent", "content-length: 1000\r\n"),
+        ("absent", ""),
+    ];
+    for (name, header) in bodies {
+        let head = format!("POST /jobs/7 HTTP/1.1\r\nhost: api.acme.example\r\n{header}");
+        guarded.raw(head.as_bytes(), Some(&token)).await.assert_refused(403, "policy_denied", name);
+    }
+    let inputs: Vec<Value> = seen.inputs().iter().map(|input| serde_json::to_value(input).unwrap()).collect();
+    assert_eq!(inputs.len(), bodies.len());
+    for input in inputs {
+        assert!(input["resource"]["properties"].get("body").is_none() && input.get("body").is_none(), "{input}");
+    }
+}
+
+/// Allows whoever is on a list, for a job of theirs.
+const OWNERS: &str = "package authz\n\ndefault decision := false\n\n\
+    decision if input.resource.properties.params.id in data.jobs[input.subject.id]";
+
+/// A service whose allows are remembered, and the policy behind them.
+async fn remembering() -> (Guarded, Arc<Rego>) {
+    let rego = Rego::builder().with_policies(owners(&["7"])).with_time_limit(Duration::from_secs(1));
+    let rego = Arc::new(rego.build().unwrap());
+    let cached = Cached::builder(Arc::clone(&rego)).with_lifetime(Duration::from_secs(60)).build().unwrap();
+    let rules = Rules::new().get("/jobs/{id}", policy_only());
+    (Guarded::axum_asking(cached, rules, |ran| ran.router(["/jobs/{id}"])).await, rego)
+}
+
+fn owners(of_mallory: &[&str]) -> PolicySet {
+    let jobs = json!({"jobs": {"auth0|mallory": of_mallory, "auth0|alice": ["8"]}});
+    PolicySet::new().add_source("authz.rego", OWNERS).add_data(&jobs).with_revision("same")
+}
+
+/// Status, and whether the decision was remembered.
+async fn decided(guarded: &Guarded, target: &str, token: &TestToken) -> (Option<u16>, Value) {
+    let seen = guarded.get(target, Some(token)).await;
+    (seen.status, seen.record["policy"]["cached"].clone())
+}
+
+#[tokio::test]
+async fn t_096_a_remembered_decision_is_that_of_the_same_question_alone() {
+    let (guarded, _) = remembering().await;
+    let token = guarded.mallory();
+    assert_eq!(decided(&guarded, "/jobs/7", &token).await, (Some(200), json!(false)));
+    assert_eq!(decided(&guarded, "/jobs/7?expand=lines", &token).await, (Some(200), json!(true)), "not read");
+    for target in ["/jobs/8", "/jobs/77", "/jobs/7%20", "/jobs/7%22,%22", "/jobs/%377"] {
+        let (status, remembered) = decided(&guarded, target, &token).await;
+        assert_eq!((status, remembered), (Some(403), json!(false)), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn t_097_nothing_that_was_decided_for_one_token_is_used_for_another() {
+    let (guarded, _) = remembering().await;
+    let (mallory, again) = (guarded.mallory(), guarded.mallory());
+    let alice = guarded.idp.token().subject("auth0|alice").client("web").mint();
+    assert_ne!(mallory.as_str(), again.as_str());
+    for (name, token, status, remembered) in [
+        ("the first", &mallory, 200, false),
+        ("another token of the same party", &again, 200, false),
+        ("another party", &alice, 403, false),
+        ("the first again", &mallory, 200, true),
+        ("the second again", &again, 200, true),
+        ("the other party again", &alice, 403, false),
+    ] {
+        assert_eq!(decided(&guarded, "/jobs/7", token).await, (Some(status), json!(remembered)), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn t_098_a_remembered_decision_ends_with_its_policy_and_denials_are_not_remembered() {
+    let (guarded, rego) = remembering().await;
+    let token = guarded.mallory();
+    for remembered in [false, true] {
+        assert_eq!(decided(&guarded, "/jobs/7", &token).await, (Some(200), json!(remembered)));
+    }
+    // Under the same name, so that the name alone cannot be what tells them apart.
+    rego.activate(owners(&[])).unwrap();
+    for _ in 0..2 {
+        assert_eq!(decided(&guarded, "/jobs/7", &token).await, (Some(403), json!(false)));
+    }
+    rego.activate(owners(&["7"])).unwrap();
+    assert_eq!(decided(&guarded, "/jobs/7", &token).await, (Some(200), json!(false)));
+}
+
+#[tokio::test]
+async fn t_099_what_a_policy_says_of_its_reasons_reaches_nobody_outside() {
+    let result = json!({"allow": false, "reasons": ["s3cret: mallory is on the watch list"], "http_status": 418,
+        "headers": {"x-why": "s3cret"}, "body": "s3cret"});
+    let rules = Rules::new().get("/jobs/{id}", policy_only());
+    let stub = StubBackend::new(Answer::Result(result));
+    let guarded = Guarded::axum_asking(stub, rules, |ran| ran.router(["/jobs/{id}"])).await;
+    let bearer = guarded.mallory().bearer();
+    let request = format!(
+        "GET /jobs/7 HTTP/1.1\r\nhost: api.acme.example\r\nauthorization: {bearer}\r\nconnection: close\r\n\r\n"
+    );
+    let answer = crate::wire::http1_raw(guarded.host.address, request.as_bytes()).await;
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(!answer.contains("s3cret") && !answer.contains("watch") && !answer.contains("x-why"), "{answer}");
+    let record = guarded.records_since(0, 1, "the refusal").await.remove(0);
+    assert_eq!(record["policy"]["reasons"], json!(["s3cret: mallory is on the watch list"]));
+}
+
+#[test]
+fn t_100_a_policy_in_the_process_reaches_nothing_outside_of_it() {
+    let calls = [
+        "http.send({\"method\": \"GET\", \"url\": \"http://127.0.0.1\"}).status_code == 200",
+        "net.lookup_ip_addr(\"localhost\") != set()",
+        "opa.runtime().env.HOME != \"\"",
+        "providers.aws.sign_req({}, {}, 0) != {}",
+        "rego.parse_module(\"a.rego\", \"package a\") != {}",
+        "io.jwt.decode(\"a.b.c\")[0] != {}",
+    ];
+    for call in calls {
+        let source = format!("package authz\n\ndecision if {call}");
+        // Also where differences from Open Policy Agent are accepted.
+        for builder in [Rego::builder(), Rego::builder().dangerous_relax_parity()] {
+            let error = builder.add_source("authz.rego", source.clone()).build().expect_err(call);
+            assert_eq!(error.field(), "policy.rego.source", "{call}");
+            assert!(error.to_string().contains("there is no function"), "{call}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn t_101_each_call_is_a_question_of_its_own() {
+    let impostor = Impostor::start().await;
+    let guarded = guarded_by(impostor.opa()).await;
+    // What answers several questions answers none.
+    for body in [
+        r#"{"responses": {"1": {"result": true}}}"#,
+        r#"{"result": {"responses": {"1": {"result": true}}}}"#,
+        r#"{"result": [{"allow": true}, {"allow": true}]}"#,
+        r#"{"evaluations": [{"decision": true}]}"#,
+    ] {
+        impostor.says(body);
+        let seen = ask(&guarded).await;
+        assert_ne!(seen.status, Some(200), "{body}: {seen:?}");
+        assert!(seen.ran.is_empty(), "{body}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn t_102_a_policy_that_is_tried_out_changes_nothing_but_the_trail() {
+    let rules = || Rules::new().get("/jobs/{id}", policy_only());
+    for (name, candidate) in [
+        ("denies", Answer::Deny),
+        ("says nothing", Answer::Undefined),
+        ("fails", Answer::Error(portcullis::policy::PolicyErrorKind::Evaluation)),
+        ("panics", Answer::Panic),
+    ] {
+        // The trail is there only once the stack is.
+        let trail = Arc::new(std::sync::OnceLock::<portcullis::audit::Audit>::new());
+        let audit = Arc::clone(&trail);
+        let shadow = Shadow::builder(Arc::new(StubBackend::new(Answer::Allow)), Arc::new(StubBackend::new(candidate)));
+        let shadow = shadow.on_difference(move |difference| audit.get().unwrap().differed(difference)).build().unwrap();
+        let guarded = Guarded::axum_asking(shadow, rules(), |ran| ran.router(["/jobs/{id}"])).await;
+        trail.set(guarded.stack.audit().clone()).unwrap();
+        let request = format!(
+            "GET /jobs/7 HTTP/1.1\r\nhost: api.acme.example\r\nauthorization: {}\r\nconnection: close\r\n\r\n",
+            guarded.mallory().bearer()
+        );
+        let answer = crate::wire::http1_raw(guarded.host.address, request.as_bytes()).await;
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{name}");
+        assert_eq!(guarded.ran.take(), ["/jobs/{id}"], "{name}");
+        let mut records = guarded.records_since(0, 2, name).await;
+        records.sort_by_key(|record| record["kind"] == "shadow");
+        let [request, shadow] = records.try_into().unwrap();
+        assert_eq!(
+            (&request["kind"], &request["decision"], &request["enforced"]),
+            (&json!("request"), &json!("allow"), &json!(true))
+        );
+        assert_eq!((&shadow["kind"], &shadow["enforced"]), (&json!("shadow"), &json!(false)), "{name}");
+        assert_eq!(request["request_id"], shadow["request_id"], "{name}");
+        assert_eq!(
+            (&shadow["policy"]["effect"], &shadow["user_id"]),
+            (&json!("allow"), &json!("auth0|mallory")),
+            "{name}"
+        );
+        let differs = &shadow["shadow"];
+        assert!(differs["policy"]["effect"] == "deny" || differs["error"].is_string(), "{name}: {differs}");
+    }
+
+    // And the other way round: what would be allowed is not.
+    let shadow = Shadow::builder(Arc::new(deny_all()), Arc::new(StubBackend::new(Answer::Allow))).build().unwrap();
+    let guarded = Guarded::axum_asking(shadow, rules(), |ran| ran.router(["/jobs/{id}"])).await;
+    guarded.get("/jobs/7", Some(&guarded.mallory())).await.assert_refused(403, "policy_denied", "would be allowed");
 }
