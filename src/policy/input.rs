@@ -197,8 +197,18 @@ pub enum InputFormat {
 }
 
 impl InputFormat {
-    /// What is serialized for the engine.
-    pub(crate) fn document(self, input: &PolicyInput) -> impl Serialize + use<'_> {
+    /// The question in this form, to be serialized for an engine: for backends of your own as well.
+    ///
+    /// ```
+    /// use portcullis::policy::{InputFormat, PolicyInput};
+    ///
+    /// fn question(input: &PolicyInput) -> serde_json::Result<String> {
+    ///     serde_json::to_string(&InputFormat::Envoy.document(input))
+    /// }
+    /// # let _ = question;
+    /// ```
+    #[must_use]
+    pub fn document(self, input: &PolicyInput) -> impl Serialize + use<'_> {
         #[derive(Serialize)]
         #[serde(untagged)]
         enum Document<'a> {
