@@ -25,6 +25,7 @@ pub struct RegoBuilder {
     threads: Option<usize>,
     canary: Option<Box<PolicyInput>>,
     parity: bool,
+    clock_and_chance: bool,
     pub(super) unwinds: bool,
     revocations: Option<RevocationFeed>,
 }
@@ -39,6 +40,7 @@ impl RegoBuilder {
             threads: None,
             canary: None,
             parity: true,
+            clock_and_chance: false,
             unwinds: cfg!(panic = "unwind"),
             revocations: None,
         }
@@ -146,6 +148,14 @@ impl RegoBuilder {
         self
     }
 
+    /// Takes policies that ask for the time, or for something random: `time.now_ns`, `rand.intn` and `uuid.rfc4122`. Default: they are
+    /// refused, because such a decision cannot be repeated from its record, tried at another time, or remembered; the time of the request
+    /// is `input.context.time_ns`.
+    pub fn with_clock_and_chance(mut self) -> Self {
+        self.clock_and_chance = true;
+        self
+    }
+
     /// Takes policies that are known to decide otherwise here than in Open Policy Agent, and warns instead. Such a policy can
     /// **allow here what it denies there**.
     pub fn dangerous_relax_parity(mut self) -> Self {
@@ -193,6 +203,7 @@ impl RegoBuilder {
             format: self.format,
             time_limit: self.time_limit,
             parity: self.parity,
+            clock_and_chance: self.clock_and_chance,
             engines: self.threads.unwrap_or(cores),
             canary: self.canary.map_or_else(anonymous, |canary| Ok(*canary))?,
             revocations: self.revocations,

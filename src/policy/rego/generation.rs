@@ -37,6 +37,7 @@ pub(super) struct Settings {
     pub(super) format: InputFormat,
     pub(super) time_limit: Duration,
     pub(super) parity: bool,
+    pub(super) clock_and_chance: bool,
     /// How many evaluations go on at once without one of them copying an engine.
     pub(super) engines: usize,
     pub(super) canary: PolicyInput,
@@ -97,8 +98,11 @@ impl Generation {
                 Kind::Parity if !settings.parity => {
                     tracing::warn!(place, remedy, "the policy may allow here what Open Policy Agent denies");
                 }
+                Kind::Fickle if settings.clock_and_chance => {}
                 Kind::EntryPoint => return Err(ConfigError::invalid("policy.rego.decision_path", place, remedy)),
-                Kind::Unsound | Kind::Parity => return Err(ConfigError::invalid("policy.rego.source", place, remedy)),
+                Kind::Unsound | Kind::Parity | Kind::Fickle => {
+                    return Err(ConfigError::invalid("policy.rego.source", place, remedy));
+                }
             }
         }
         let spare = loaded.prepare()?;

@@ -39,6 +39,8 @@ pub(super) enum Kind {
     EntryPoint,
     /// Decides otherwise than Open Policy Agent would.
     Parity,
+    /// Decides by more than the question and the data.
+    Fickle,
 }
 
 /// What the policies define, by path. Paths start with `data`.

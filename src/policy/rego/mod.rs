@@ -101,7 +101,8 @@ impl Rego {
     pub const DEFAULT_DECISION_PATH: &'static str = "data.authz.decision";
 
     /// What policies may use, as a capabilities file of Open Policy Agent: `opa check --capabilities FILE` then refuses, where a policy is
-    /// written, functions and language features that would be refused here when it is loaded. See the
+    /// written, functions and language features that would be refused here when it is loaded. Those that
+    /// [`with_clock_and_chance`](RegoBuilder::with_clock_and_chance) allows are in it. See the
     /// [operations guide](crate::guide::operations).
     pub const CAPABILITIES: &'static str = include_str!("capabilities.json");
 

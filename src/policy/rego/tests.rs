@@ -580,7 +580,7 @@ fn what_open_policy_agent_does_not_compile_is_refused() {
     for case in include_str!("compile.txt").lines().filter(|line| !line.starts_with('#')) {
         let (verdict, text) = case.split_once(' ').unwrap();
         let text = text.trim().replace("\\n", "\n");
-        match build(&text) {
+        match patient(&text).with_clock_and_chance().build() {
             Ok(rego) => {
                 assert_eq!(verdict, "taken", "{text}");
                 assert_eq!(ask(&rego, "alice").unwrap().effect(), Effect::Allow, "{text}");
@@ -654,7 +654,7 @@ fn what_a_policy_reads_of_the_input_is_known() {
         ("decision := true\nunreached if time.now_ns() > 0", ""),
     ];
     for (policy, expected) in cases {
-        let rego = build(policy).unwrap_or_else(|error| panic!("{policy}: {error}"));
+        let rego = patient(policy).with_clock_and_chance().build().unwrap_or_else(|error| panic!("{policy}: {error}"));
         assert_eq!(rego.in_force().unwrap().reads.to_string(), expected, "{policy}");
     }
     let imported =
@@ -684,5 +684,19 @@ fn a_policy_that_was_written_for_envoy_is_understood() {
     let builder = || Rego::builder().add_source("authz.rego", source.clone()).with_time_limit(Duration::from_secs(1));
     assert!(ask(&builder().build().unwrap(), "alice").unwrap().is_undefined());
     let rego = builder().with_input_format(InputFormat::Envoy).build().unwrap();
+    assert_eq!(ask(&rego, "alice").unwrap().effect(), Effect::Allow);
+}
+
+#[test]
+fn the_clock_and_chance_are_to_be_allowed_by_name() {
+    for call in ["time.now_ns() > 0", "rand.intn(\"s\", 2) == 0", "uuid.rfc4122(\"k\") != \"\""] {
+        // Wherever it stands: what is not reached today may be tomorrow.
+        for text in [format!("decision if {call}"), format!("decision := true\nother if {call}")] {
+            assert!(refused(&text).contains("`with_clock_and_chance`"), "{text}: {}", refused(&text));
+            assert!(patient(&text).dangerous_relax_parity().build().is_err(), "{text}: another matter");
+            assert!(patient(&text).with_clock_and_chance().build().is_ok(), "{text}");
+        }
+    }
+    let rego = patient("decision if time.now_ns() > 0").with_clock_and_chance().build().unwrap();
     assert_eq!(ask(&rego, "alice").unwrap().effect(), Effect::Allow);
 }

@@ -241,12 +241,17 @@ impl<'a, 'i> Walk<'a, 'i> {
             }
             Called::Builtin(name) => {
                 let known = arity(&name);
-                self.is_fickle |= FICKLE.contains(&name.as_str());
                 if known.is_none() {
                     let remedy = format!("there is no function `{name}` here: define it, or do without it");
                     self.fault(span, remedy, Kind::Unsound);
                 } else if let Some(remedy) = differences::of(&name, params) {
                     self.fault(span, remedy, Kind::Parity);
+                } else if FICKLE.contains(&name.as_str()) {
+                    self.is_fickle = true;
+                    let remedy = format!(
+                        "`{name}` decides by more than the question: read `input.context.time_ns`, or allow it (`with_clock_and_chance`)"
+                    );
+                    self.fault(span, remedy, Kind::Fickle);
                 }
                 (name, known.flatten())
             }
