@@ -5,14 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Deserialize;
 
 use super::error::{Fault, shown};
+use crate::policy::rego::form::{self, Odd};
 
 /// The package of a module, without `data`.
 pub(super) fn package_of(path: &str, text: &str) -> Result<Vec<String>, Fault> {
-    // The engine would take it for the end of the text, and what comes after it would not be there.
-    if let Some(before) = text.split_once('\0').map(|(before, _)| before) {
-        return Err(Fault::new("the module has a NUL character: remove it").at_line(before.lines().count().max(1)));
-    }
-    check_nesting(text)?;
+    form::check(text).map_err(|Odd { line, remedy }| Fault::new(remedy).at_line(line))?;
     // The parser is somebody else's, and the engine is thrown away.
     let parsed = catch_unwind(AssertUnwindSafe(|| {
         let mut engine = regorus::Engine::new();
@@ -28,40 +25,6 @@ pub(super) fn package_of(path: &str, text: &str) -> Result<Vec<String>, Fault> {
     parsed
         .and_then(|[policy]| policy.ast.package.refr.path())
         .ok_or_else(|| Fault::new("the package is not a path of names: write `package a.b` or `package a[\"b\"]`"))
-}
-
-/// The parser takes twice as long for each bracket inside of another, and ends the process when they reach the end of its stack: both
-/// have to be found out before it begins.
-fn check_nesting(text: &str) -> Result<(), Fault> {
-    let (mut bytes, mut line) = (text.bytes(), 1);
-    let (mut brackets, mut signs) = (0_usize, 0_usize);
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\n' => line += 1,
-            b'#' => line += usize::from(bytes.by_ref().any(|byte| byte == b'\n')),
-            b'`' => line += bytes.by_ref().take_while(|byte| *byte != b'`').filter(|byte| *byte == b'\n').count(),
-            b'"' => {
-                while let Some(byte) = bytes.next().filter(|byte| *byte != b'"') {
-                    if byte == b'\\' {
-                        bytes.next();
-                    }
-                }
-            }
-            b'(' | b'[' | b'{' => brackets += 1,
-            b')' | b']' | b'}' => brackets = brackets.saturating_sub(1),
-            b'-' => signs += 1,
-            _ => {}
-        }
-        if !matches!(byte, b'-' | b' ' | b'\t' | b'\r' | b'\n') {
-            signs = 0;
-        }
-        if brackets > MAX_NESTING || signs > MAX_NESTING {
-            let problem =
-                format!("expressions are nested more than {MAX_NESTING} levels deep: take them apart into rules");
-            return Err(Fault::new(problem).at_line(line));
-        }
-    }
-    Ok(())
 }
 
 /// The engine's message: `--> file:line:column`, the line in question, `error: cause`.
@@ -123,8 +86,6 @@ impl Expr {
         }
     }
 }
-
-const MAX_NESTING: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,11 @@ use std::{
 
 use regorus::{Engine, LimitError, Value, utils::limits::ExecutionTimerConfig};
 
-use super::{corrections, set::Source};
+use super::{
+    corrections,
+    form::{self, Odd},
+    set::Source,
+};
 use crate::{ConfigError, policy::PolicyError};
 
 /// As many engines as evaluate at once, each parsed for itself: clones of one engine share its syntax tree, and counting the
@@ -50,6 +54,9 @@ impl Loaded {
             ConfigError::unusable("policy.rego.data", "data", remedy, error)
         })?;
         for source in sources {
+            form::check(&source.text).map_err(|Odd { line, remedy }| {
+                ConfigError::invalid("policy.rego.source", format!("{}:{line}", source.name), remedy)
+            })?;
             engine.add_policy(source.name.clone(), source.text.clone()).map_err(|error| broken(&source.name, error))?;
         }
         Ok(Self { engine })

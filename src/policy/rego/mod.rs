@@ -6,6 +6,7 @@ mod builtins;
 mod corrections;
 mod differences;
 mod engine;
+pub(in crate::policy) mod form;
 mod generation;
 mod lint;
 mod set;
