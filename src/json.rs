@@ -353,11 +353,13 @@ impl<'de> Deserialize<'de> for Scalar<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found<'de>, A::Error> {
-                while let Some(Name(name)) = map.next_key()? {
-                    if *NUMBERS_AS_MAPS && name == NUMBER {
-                        return map.next_value::<String>()?.parse().map(Found::Number).map_err(A::Error::custom);
-                    }
+                let mut next = map.next_key()?;
+                if *NUMBERS_AS_MAPS && matches!(&next, Some(Name(name)) if name == NUMBER) {
+                    return map.next_value::<String>()?.parse().map(Found::Number).map_err(A::Error::custom);
+                }
+                while next.is_some() {
                     map.next_value::<IgnoredAny>()?;
+                    next = map.next_key::<Name<'de>>()?;
                 }
                 self.visit_unit()
             }
