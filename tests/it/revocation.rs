@@ -94,6 +94,8 @@ async fn one_document_feeds_the_policy_and_the_list() {
             .add_source("authz.rego", "package authz\n\ndecision := true")
             .add_data(&json!({"portcullis": {"revocations": {"entries": entries}}}))
             .with_revocations(revocations.feed("policy"))
+            // The default is for optimised builds on machines with time to spare.
+            .with_time_limit(Duration::from_secs(1))
             .build()
             .unwrap()
     };

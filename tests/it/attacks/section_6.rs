@@ -435,7 +435,7 @@ fn t_100_a_policy_in_the_process_reaches_nothing_outside_of_it() {
     }
     let clock = "package authz\n\ndecision if time.now_ns() > 0";
     let error = Rego::builder().add_source("authz.rego", clock).build().unwrap_err().to_string();
-    assert!(error.contains("authz.rego:3:13") && error.contains("`with_clock_and_chance`"), "{error}");
+    assert!(error.contains("authz.rego:3:24") && error.contains("`with_clock_and_chance`"), "{error}");
     assert!(Rego::builder().add_source("authz.rego", clock).with_clock_and_chance().build().is_ok());
 }
 
