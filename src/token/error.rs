@@ -2,7 +2,8 @@ use crate::key::KeyErrorKind;
 
 /// Why a token was refused. For operators: a caller learns none of it.
 ///
-/// Checks run in the order of the variants, so each variant says by its place what had been verified before.
+/// Checks run in the order of the variants, so each variant says by its place what had been verified before. One has two places:
+/// [`Malformed`](Self::Malformed) is also what claims are that were signed and can be read in more than one way.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
@@ -12,7 +13,8 @@ pub enum TokenError {
         /// The cap in bytes.
         limit: usize,
     },
-    /// Not three base64url segments with JSON objects in the first two. Nothing was verified.
+    /// Not three base64url segments with JSON objects in the first two: nothing was verified. Or the claims repeat a member, nest too deep or
+    /// hold too much, which is found out after the signature.
     #[error("not a compact JWS: {0}")]
     Malformed(&'static str),
     /// The header names an extension that must be understood and is not (`crit`), or one that is never accepted (`b64`, `zip`, `enc`);

@@ -90,7 +90,7 @@ impl Verifier {
     ///
     /// # Errors
     ///
-    /// [`TokenError`], the first that applies in the order of its variants.
+    /// [`TokenError`], the first that applies in the order of the checks that [`Verifier`] lists.
     pub async fn verify(&self, token: &AccessToken, now: UnixTime) -> Result<VerifiedToken, TokenError> {
         let started = self.0.clock.elapsed();
         let mut buffer = Vec::new();
