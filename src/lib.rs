@@ -110,7 +110,7 @@ pub mod axum;
 #[cfg(feature = "tonic")]
 pub mod tonic;
 
-#[cfg(any(feature = "opa", feature = "remote-jwks"))]
+#[cfg(feature = "outbound")]
 pub mod outbound;
 
 pub mod health;

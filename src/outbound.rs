@@ -25,12 +25,27 @@
 //! # let _ = outbound;
 //! ```
 
-use std::{borrow::Cow, error::Error, fmt, io, net::IpAddr, path::PathBuf, time::Duration};
+mod address;
+mod connect;
+mod tls;
+
+use std::{error::Error, fmt, io, path::PathBuf, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, header::USER_AGENT};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, connect::Connect},
+    rt::{TokioExecutor, TokioTimer},
+};
 use tower::util::BoxCloneSyncService;
 
+#[cfg(feature = "opa")]
+pub(crate) use self::address::dangerous_url;
+pub(crate) use self::address::secure_url;
+use self::tls::Roots;
 use crate::ConfigError;
 
 /// A service that sends a request and reads the whole answer: inside a deadline, up to a size, following no redirect.
@@ -68,13 +83,6 @@ pub struct OutboundBuilder {
     identity: Option<Vec<u8>>,
     http2_prior_knowledge: bool,
     repeats: bool,
-}
-
-#[derive(Clone)]
-enum Roots {
-    System,
-    Own(Vec<u8>),
-    None,
 }
 
 impl OutboundBuilder {
@@ -161,57 +169,18 @@ impl OutboundBuilder {
                 return Err(ConfigError::invalid(field, "0", "choose a value above zero"));
             }
         }
-        // Cargo unites features: another crate of the build may have switched decompression, native TLS, or a system proxy on, so
-        // what must be off is switched off even where this crate's own features leave it out.
-        let mut client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .no_gzip()
-            .no_brotli()
-            .no_zstd()
-            .no_deflate()
-            .referer(false)
-            .tls_backend_rustls()
-            .user_agent(USER_AGENT);
-        if let Some(timeout) = self.connect_timeout {
-            client = client.connect_timeout(timeout);
-        }
-        if self.http2_prior_knowledge {
-            client = client.http2_prior_knowledge();
-        }
-        if !self.repeats {
-            client = client.retry(reqwest::retry::never());
-        }
-        if let Some(path) = self.unix_socket {
-            client = with_unix_socket(client, path)?;
-        }
-        match self.roots {
-            Roots::System => {}
-            Roots::Own(pem) => client = client.tls_certs_only(certificates(&pem)?),
-            Roots::None => client = client.tls_certs_only([]),
-        }
-        if let Some(pem) = self.identity {
-            let identity = reqwest::Identity::from_pem(&pem).map_err(|error| {
-                let remedy = "give the certificate chain and its unencrypted private key as PEM in one text";
-                ConfigError::unusable("outbound.identity", format!("{} bytes", pem.len()), remedy, error)
-            })?;
-            client = client.identity(identity);
-        }
-        let client = client.build().map_err(|error| {
-            let remedy = "install the system's CA certificates, give roots of your own with `with_roots`, or, for a peer on \
-                          loopback or a unix socket, use `without_tls`";
-            ConfigError::unusable("outbound.tls", "client", remedy, error.without_url())
-        })?;
-        let (deadline, cap) = (self.deadline, self.max_response);
-        Ok(Outbound::new(tower::service_fn(move |request| {
-            let client = client.clone();
-            async move {
-                // One timer around everything: a peer that sends one byte a second resets nothing.
-                tokio::time::timeout(deadline, exchange(client, request, cap))
-                    .await
-                    .unwrap_or(Err(OutboundError::Timeout(deadline)))
-            }
-        })))
+        let tls = tls::config(&self.roots, self.identity.as_deref())?;
+        let connect_timeout = self.connect_timeout.unwrap_or(self.deadline);
+        let settings = Settings {
+            deadline: self.deadline,
+            max_response: self.max_response,
+            http2_prior_knowledge: self.http2_prior_knowledge,
+            repeats: self.repeats,
+        };
+        Ok(match self.unix_socket {
+            Some(path) => settings.client(connect::with_tls(connect::unix(path)?, tls, connect_timeout)),
+            None => settings.client(connect::with_tls(connect::tcp(), tls, connect_timeout)),
+        })
     }
 }
 
@@ -228,149 +197,119 @@ impl fmt::Debug for OutboundBuilder {
     }
 }
 
-/// Reads an address that secrets or decisions depend on: `https`, or `http` to this machine (a loopback address or `localhost`).
-///
-/// What is returned is what was judged, in the form of the WHATWG URL standard, so that no two parsers can read two hosts in it.
-///
-/// # Errors
-///
-/// [`ConfigError`] for any other scheme, credentials or a fragment in the address, and what is no absolute URL.
-pub(crate) fn secure_url(field: impl Into<Cow<'static, str>>, value: &str) -> Result<Uri, ConfigError> {
-    checked_url(field.into(), value, is_loopback)
+/// What every exchange of one client has in common.
+#[derive(Clone, Copy)]
+struct Settings {
+    deadline: Duration,
+    max_response: usize,
+    http2_prior_knowledge: bool,
+    repeats: bool,
 }
 
-/// As [`secure_url`], but takes `http` to any machine: only for who was told so by name.
-#[cfg(feature = "opa")]
-pub(crate) fn dangerous_url(field: impl Into<Cow<'static, str>>, value: &str) -> Result<Uri, ConfigError> {
-    checked_url(field.into(), value, |_| true)
+impl Settings {
+    fn client<C: Connect + Clone + Send + Sync + 'static>(self, connector: C) -> Outbound {
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .http2_only(self.http2_prior_knowledge)
+            .build(connector);
+        Outbound::new(tower::service_fn(move |mut request: Request<Bytes>| {
+            let client = client.clone();
+            request.headers_mut().entry(USER_AGENT).or_insert(OWN_NAME);
+            async move {
+                // One timer around everything: a peer that sends one byte a second resets nothing.
+                tokio::time::timeout(self.deadline, self.exchange(&client, request))
+                    .await
+                    .unwrap_or(Err(OutboundError::Timeout(self.deadline)))
+            }
+        }))
+    }
+
+    async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
+        self,
+        client: &Client<C, Full<Bytes>>,
+        request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, OutboundError> {
+        let request = request.map(Full::new);
+        let again = self.repeats.then(|| request.clone());
+        let answer = match (client.request(request).await, again) {
+            (Err(error), Some(request)) if is_given_back(&error) => client.request(request).await,
+            (settled, _) => settled,
+        };
+        let (head, body) = answer.map_err(OutboundError::of)?.into_parts();
+        Ok(Response::from_parts(head, read(body, self.max_response).await?))
+    }
 }
 
-fn checked_url(field: Cow<'static, str>, value: &str, may_be_plain: impl Fn(&str) -> bool) -> Result<Uri, ConfigError> {
-    let refuse = |remedy: &'static str| ConfigError::invalid(field.clone(), printable(value), remedy);
-    let not_absolute = "give an absolute URL such as `https://example.com/path`";
-    let url = reqwest::Url::parse(value).map_err(|_| refuse(not_absolute))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(refuse("leave credentials out of the address: configure them as credentials"));
-    }
-    if url.fragment().is_some() {
-        return Err(refuse("leave the fragment out of the address"));
-    }
-    match (url.scheme(), url.host_str()) {
-        ("https", Some(_)) => {}
-        ("http", Some(host)) if may_be_plain(host) => {}
-        ("http", Some(_)) => return Err(refuse("use https: plain http is for loopback addresses only")),
-        _ => return Err(refuse(not_absolute)),
-    }
-    url.as_str().parse().map_err(|_| refuse(not_absolute))
-}
-
-async fn exchange(
-    client: reqwest::Client,
-    request: Request<Bytes>,
-    cap: usize,
-) -> Result<Response<Bytes>, OutboundError> {
-    let request = request.try_into().map_err(|error| OutboundError::Exchange(anonymous(error)))?;
-    let mut response = client.execute(request).await.map_err(|error| {
-        if nothing_was_answered(&error) {
-            OutboundError::Connect(anonymous(error))
-        } else {
-            OutboundError::Exchange(anonymous(error))
-        }
-    })?;
-    let announced = response.content_length().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+/// Reads a body up to the cap.
+async fn read(mut body: Incoming, cap: usize) -> Result<Bytes, OutboundError> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > cap {
         return Err(OutboundError::TooLarge(cap));
     }
-    let mut body = BytesMut::with_capacity(announced);
-    while let Some(chunk) = response.chunk().await.map_err(|error| OutboundError::Exchange(anonymous(error)))? {
-        if chunk.len() > cap.saturating_sub(body.len()) {
+    let mut whole = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| OutboundError::Exchange(error.into()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if data.len() > cap.saturating_sub(whole.len() + rest.len()) {
             return Err(OutboundError::TooLarge(cap));
         }
-        body.extend_from_slice(&chunk);
+        if whole.is_empty() && rest.is_empty() {
+            // Mostly the only one.
+            whole = data;
+        } else {
+            if rest.is_empty() {
+                rest.reserve(announced);
+                rest.extend_from_slice(&std::mem::take(&mut whole));
+            }
+            rest.extend_from_slice(&data);
+        }
     }
-    let mut answer = Response::new(body.freeze());
-    *answer.status_mut() = response.status();
-    *answer.version_mut() = response.version();
-    *answer.headers_mut() = std::mem::take(response.headers_mut());
-    Ok(answer)
+    Ok(if rest.is_empty() { whole } else { rest.freeze() })
 }
 
-/// The address may carry what its owner holds secret, and it is the caller who knows how to name its peer.
-fn anonymous(error: reqwest::Error) -> Box<dyn Error + Send + Sync> {
-    Box::new(error.without_url())
+impl OutboundError {
+    fn of(error: hyper_util::client::legacy::Error) -> Self {
+        if nothing_was_answered(&error) { Self::Connect(error.into()) } else { Self::Exchange(error.into()) }
+    }
 }
 
 /// A kept-alive connection that the peer has just closed shows as an incomplete message or a reset, not as a failed connect.
-fn nothing_was_answered(error: &reqwest::Error) -> bool {
-    if error.is_connect() {
-        return true;
-    }
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
+fn nothing_was_answered(error: &hyper_util::client::legacy::Error) -> bool {
+    error.is_connect()
+        || is_given_back(error)
+        || causes(error).any(|cause| {
             use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-            return matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe);
-        }
-        if let Some(error) = error.downcast_ref::<hyper::Error>()
-            && (error.is_canceled() || error.is_incomplete_message())
-        {
-            return true;
-        }
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            // RFC 9113 §8.7: what the peer refused or left behind with a graceful GOAWAY, it has not looked at.
-            let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            let is_left = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-            return error.is_remote() && (is_refused || is_left);
-        }
-        cause = error.source();
-    }
-    false
+            let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+            matches!(io, Some(ConnectionReset | ConnectionAborted | BrokenPipe))
+                || cause
+                    .downcast_ref::<hyper::Error>()
+                    .is_some_and(|error| error.is_canceled() || error.is_incomplete_message())
+        })
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<reqwest::Certificate>, ConfigError> {
-    let size = || format!("{} bytes", pem.len());
-    let remedy = "give one or more CA certificates as PEM";
-    let certificates = reqwest::Certificate::from_pem_bundle(pem)
-        .map_err(|error| ConfigError::unusable("outbound.roots", size(), remedy, error))?;
-    if certificates.is_empty() {
-        return Err(ConfigError::invalid("outbound.roots", size(), remedy));
-    }
-    Ok(certificates)
+/// RFC 9113 §8.7: what an HTTP/2 peer refused or left behind with a graceful GOAWAY, it has not looked at.
+fn is_given_back(error: &hyper_util::client::legacy::Error) -> bool {
+    causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(|error| {
+        let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        let is_left = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+        error.is_remote() && (is_refused || is_left)
+    })
 }
 
-#[cfg(unix)]
-fn with_unix_socket(client: reqwest::ClientBuilder, path: PathBuf) -> Result<reqwest::ClientBuilder, ConfigError> {
-    Ok(client.unix_socket(path))
+fn causes(error: &hyper_util::client::legacy::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(error.source(), |error| (*error).source())
 }
 
-#[cfg(not(unix))]
-fn with_unix_socket(_: reqwest::ClientBuilder, path: PathBuf) -> Result<reqwest::ClientBuilder, ConfigError> {
-    let remedy = "this platform has no unix sockets: use a URL";
-    Err(ConfigError::invalid("outbound.unix_socket", path.display().to_string(), remedy))
-}
-
-fn is_loopback(host: &str) -> bool {
-    let literal = host.trim_start_matches('[').trim_end_matches(']');
-    // `localhost` alone, no name below it: RFC 6761 asks resolvers to keep both local, and not all obey for the latter.
-    host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
-}
-
-/// The address without what may be secret in it: user information and query.
-fn printable(value: &str) -> String {
-    let (shown, _) = value.split_at(value.find(['?', '#']).unwrap_or(value.len()));
-    match (shown.find("//"), shown.rfind('@')) {
-        (Some(start), Some(at)) if start < at => {
-            shown.get(..start + 2).unwrap_or_default().to_owned() + "…" + shown.get(at..).unwrap_or_default()
-        }
-        (None, Some(at)) => "…".to_owned() + shown.get(at..).unwrap_or_default(),
-        _ => shown.to_owned(),
-    }
-}
-
-const USER_AGENT: &str = concat!("portcullis/", env!("CARGO_PKG_VERSION"));
+/// How long a connection is kept for the next request.
+const IDLE: Duration = Duration::from_secs(90);
+const OWN_NAME: HeaderValue = HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION")));
 
 #[cfg(test)]
 mod tests {
+    use http::Uri;
     use tokio::{
         io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
         net::TcpListener,
@@ -591,7 +530,7 @@ mod tests {
             (OutboundBuilder::new(second, 0), "outbound.max_response"),
             (client().with_connect_timeout(Duration::ZERO), "outbound.connect_timeout"),
             (client().with_roots("no certificate"), "outbound.roots"),
-            (client().with_roots("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), "outbound.tls"),
+            (client().with_roots("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), "outbound.roots"),
             (client().with_identity("s3cr3t"), "outbound.identity"),
         ];
         for (builder, field) in cases {
@@ -605,55 +544,5 @@ mod tests {
     fn the_private_key_is_not_printed() {
         let text = format!("{:?}", client().with_identity("s3cr3t"));
         assert!(text.contains("redacted") && !text.contains("s3cr3t"), "{text}");
-    }
-
-    #[test]
-    fn https_is_secure_and_http_only_on_this_machine() {
-        let good = [
-            "https://example.com",
-            "https://example.com/a?p=b",
-            "http://localhost:8181/v1",
-            "http://127.0.0.1",
-            "http://127.8.9.10:80/",
-            "http://[::1]:8080/",
-            "http://[::ffff:127.0.0.1]/",
-        ];
-        for url in good {
-            assert!(secure_url("f", url).is_ok(), "{url}");
-        }
-        let bad = [
-            "",
-            "example.com",
-            "//example.com",
-            "http://example.com/",
-            "http://10.0.0.1/",
-            "http://0.0.0.0/",
-            "http://localhost.example.com/",
-            "http://127.0.0.1.example.com/",
-            "http://sub.localhost/",
-            "http://localhost@example.com/",
-            "http://example.com\\@localhost/",
-            "https://user:s3cr3t@example.com/?t=s3cr3t",
-            "https://user:s3cr3t@example.com:port/",
-            "user:s3cr3t@example.com",
-            "https://example.com/#f",
-            "ftp://localhost/",
-            "file:///etc/passwd",
-            "unix:/run/opa.sock",
-            "https://",
-        ];
-        for url in bad {
-            let error = secure_url("issuer.url", url).expect_err(url);
-            assert_eq!(error.field(), "issuer.url");
-            assert!(!error.to_string().contains("s3cr3t"), "{error}");
-        }
-    }
-
-    #[test]
-    fn what_was_judged_is_what_is_sent() {
-        // A parser that takes `\` for a part of the host would see another one here.
-        let uri = secure_url("f", "HTTPS://EXAMPLE.com\\@other.example/../a").unwrap();
-        assert_eq!((uri.host(), uri.path()), (Some("example.com"), "/a"));
-        assert_eq!(secure_url("f", "http://2130706433/").unwrap().host(), Some("127.0.0.1"));
     }
 }

@@ -1,9 +1,6 @@
 //! Unpredictable ids.
 
-use std::{
-    fmt::Write as _,
-    hash::{BuildHasher as _, RandomState},
-};
+use std::hash::{BuildHasher as _, RandomState};
 
 /// 128 random bits as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,11 +26,10 @@ pub(crate) fn hex_128() -> Hex128 {
         high.copy_from_slice(&RandomState::new().hash_one(0).to_be_bytes());
         low.copy_from_slice(&RandomState::new().hash_one(1).to_be_bytes());
     }
-    let mut text = String::with_capacity(32);
-    let _ = write!(text, "{:032x}", u128::from_be_bytes(bytes));
+    let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
     let mut hex = [b'0'; 32];
-    for (digit, byte) in hex.iter_mut().zip(text.bytes()) {
-        *digit = byte;
+    for (digits, byte) in hex.chunks_exact_mut(2).zip(bytes) {
+        digits.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
     }
     Hex128(hex)
 }

@@ -42,12 +42,15 @@ impl Server {
     }
 
     pub(super) async fn decide(&self, input: &PolicyInput) -> Result<Decision, PolicyError> {
-        let request = self.question(input)?;
-        let answer = self.within_deadline(self.send(request)).await.map_err(|error| match error {
-            OutboundError::Timeout(_) => PolicyError::timeout(error),
-            OutboundError::TooLarge(_) => PolicyError::invalid_result(error),
-            OutboundError::Connect(_) | OutboundError::Exchange(_) => PolicyError::unavailable(error),
-        })?;
+        let body = self.question(input)?;
+        let answer =
+            self.within_deadline(self.send(|| self.request(input, body.clone()))).await.map_err(
+                |error| match error {
+                    OutboundError::Timeout(_) => PolicyError::timeout(error),
+                    OutboundError::TooLarge(_) => PolicyError::invalid_result(error),
+                    OutboundError::Connect(_) | OutboundError::Exchange(_) => PolicyError::unavailable(error),
+                },
+            )?;
         // The client of this crate hangs up at the cap; one that the application brought may know none.
         if answer.body().len() > MAX_REPLY {
             return Err(PolicyError::invalid_result(OutboundError::TooLarge(MAX_REPLY)));
@@ -87,9 +90,12 @@ impl Server {
 
     /// Whether every bundle was activated. The server's own words stay out: this text is for operators, and theirs is not for us to vouch for.
     async fn health(&self) -> Result<(), Cow<'static, str>> {
-        let mut request = Request::new(Bytes::new());
-        *request.uri_mut() = self.health_uri.clone();
-        self.authorize(&mut request);
+        let request = || {
+            let mut request = Request::new(Bytes::new());
+            *request.uri_mut() = self.health_uri.clone();
+            self.authorize(&mut request);
+            request
+        };
         match self.within_deadline(self.send(request)).await.map(|answer| answer.status()) {
             Ok(StatusCode::OK) => Ok(()),
             Ok(StatusCode::INTERNAL_SERVER_ERROR) => Err("the server has not activated all of its bundles".into()),
@@ -106,24 +112,29 @@ impl Server {
         tokio::time::timeout(self.deadline, work).await.unwrap_or(Err(OutboundError::Timeout(self.deadline)))
     }
 
-    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, OutboundError> {
-        match self.outbound.clone().oneshot(request.clone()).await {
+    async fn send(&self, request: impl Fn() -> Request<Bytes>) -> Result<Response<Bytes>, OutboundError> {
+        match self.outbound.clone().oneshot(request()).await {
             // Mostly a kept connection that the server has just closed. Never after a part of an answer or a timeout: that would double
             // the load of a server that is in trouble.
-            Err(OutboundError::Connect(_)) => self.outbound.clone().oneshot(request).await,
+            Err(OutboundError::Connect(_)) => self.outbound.clone().oneshot(request()).await,
             settled => settled,
         }
     }
 
-    fn question(&self, input: &PolicyInput) -> Result<Request<Bytes>, PolicyError> {
+    fn question(&self, input: &PolicyInput) -> Result<Bytes, PolicyError> {
         #[derive(Serialize)]
         struct Question<D> {
             input: D,
         }
 
-        let body =
-            serde_json::to_vec(&Question { input: self.format.document(input) }).map_err(PolicyError::evaluation)?;
-        let mut request = Request::new(Bytes::from(body));
+        let mut body = Vec::with_capacity(USUAL_QUESTION);
+        serde_json::to_writer(&mut body, &Question { input: self.format.document(input) })
+            .map_err(PolicyError::evaluation)?;
+        Ok(body.into())
+    }
+
+    fn request(&self, input: &PolicyInput, body: Bytes) -> Request<Bytes> {
+        let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();
@@ -136,7 +147,7 @@ impl Server {
             headers.insert(TRACEPARENT, parent);
         }
         self.authorize(&mut request);
-        Ok(request)
+        request
     }
 
     fn authorize(&self, request: &mut Request<Bytes>) {
@@ -153,6 +164,8 @@ fn request_id(id: &str) -> Option<HeaderValue> {
 }
 
 pub(super) const MAX_REPLY: usize = 64 * 1024;
+/// In bytes; a larger one costs a move.
+const USUAL_QUESTION: usize = 2048;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
