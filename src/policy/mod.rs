@@ -17,6 +17,8 @@ mod opa;
 mod reads;
 #[cfg(feature = "rego")]
 mod rego;
+#[cfg(any(feature = "authzen", feature = "opa"))]
+mod remote;
 
 pub use backend::{PolicyBackend, PolicyError, PolicyErrorKind, PolicyInForce};
 pub use combine::{
