@@ -38,6 +38,7 @@ impl Link {
     }
 
     /// What is sent as the credential from now on.
+    #[cfg(feature = "authzen")]
     pub(in crate::policy) fn set_authorization(&self, authorization: HeaderValue) {
         self.authorization.store(Some(Arc::new(authorization)));
     }
