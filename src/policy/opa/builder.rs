@@ -107,7 +107,7 @@ impl OpaBuilder {
         self
     }
 
-    /// Sets what the breaker tells the time by. Default [`SystemClock`].
+    /// Sets what the breaker tells the time by. Default [`SystemClock`](crate::time::SystemClock).
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
         self.settings.clock = Arc::new(clock);
         self

@@ -38,7 +38,7 @@ impl Link {
     }
 
     /// What is sent as the credential from now on.
-    #[cfg(feature = "authzen")]
+    #[cfg_attr(not(feature = "authzen"), expect(dead_code, reason = "the part that calls it is not compiled in"))]
     pub(in crate::policy) fn set_authorization(&self, authorization: HeaderValue) {
         self.authorization.store(Some(Arc::new(authorization)));
     }
