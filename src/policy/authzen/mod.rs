@@ -94,8 +94,8 @@ pub struct AuthZen {
 }
 
 impl AuthZen {
-    /// How many questions [`evaluations`](Self::evaluations) takes at once.
-    pub const MAX_EVALUATIONS: usize = 100;
+    /// How many questions [`evaluations`](Self::evaluations) takes at once: so many decisions with reasons and obligations are read whole.
+    pub const MAX_EVALUATIONS: usize = 50;
 
     /// Starts with the identifier of the decision point: `https`, or `http` to this machine. Or `unix:///path/to.sock`, where nothing is
     /// discovered: the default paths are asked.

@@ -298,6 +298,15 @@ mod tests {
     }
 
     #[test]
+    fn as_many_decisions_as_may_be_asked_for_are_read_with_all_that_is_said_of_them() {
+        let asked = crate::policy::AuthZen::MAX_EVALUATIONS;
+        let one = r#"{"decision": false, "context": {"reason_admin": {"403": "x"}, "reason_user": {"403": "x"},
+            "obligations": [{"type": "t", "id": "1"}]}}"#;
+        let body = format!(r#"{{"evaluations": [{}]}}"#, vec![one; asked].join(","));
+        assert_eq!(several(&body, asked, Semantic::ExecuteAll), Ok(vec![Effect::Deny; asked]));
+    }
+
+    #[test]
     fn one_result_that_is_no_decision_spoils_them_all() {
         for odd in ["null", "true", "{}", r#"{"decision": "true"}"#, r#"{"decision": true, "context": 1}"#, "[]"] {
             let body = format!(r#"{{"evaluations": [{{"decision": true}}, {odd}]}}"#);
