@@ -25,6 +25,7 @@
 //! # let _ = outbound;
 //! ```
 
+#[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management", feature = "remote-jwks"))]
 mod address;
 mod connect;
 mod tls;
@@ -42,8 +43,9 @@ use hyper_util::{
 };
 use tower::util::BoxCloneSyncService;
 
-#[cfg(feature = "opa")]
+#[cfg(any(feature = "authzen", feature = "opa"))]
 pub(crate) use self::address::dangerous_url;
+#[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management", feature = "remote-jwks"))]
 pub(crate) use self::address::secure_url;
 use self::tls::Roots;
 use crate::ConfigError;
@@ -148,7 +150,7 @@ impl OutboundBuilder {
     }
 
     /// Leaves it to the caller to send a request again that an HTTP/2 peer gave back untouched.
-    #[cfg(feature = "opa")]
+    #[cfg(any(feature = "authzen", feature = "opa"))]
     pub(crate) fn without_repeats(mut self) -> Self {
         self.repeats = false;
         self

@@ -31,6 +31,6 @@ pub use record::{
 };
 pub use sink::{AuditError, AuditSink};
 pub(crate) use trace_context::trace;
-#[cfg(feature = "opa")]
+#[cfg(any(feature = "authzen", feature = "opa"))]
 pub(crate) use trace_context::traceparent;
 pub use trail::Trail;

@@ -1,5 +1,5 @@
 use http::HeaderMap;
-#[cfg(feature = "opa")]
+#[cfg(any(feature = "authzen", feature = "opa"))]
 use http::HeaderValue;
 
 /// The trace id of a valid `traceparent` ([W3C Trace Context §3.2]), to find the request in other telemetry.
@@ -30,7 +30,7 @@ pub(crate) fn trace(headers: &HeaderMap) -> Option<(String, bool)> {
 }
 
 /// The `traceparent` of a request that is made for the one with this trace id: version 00, a span of its own.
-#[cfg(feature = "opa")]
+#[cfg(any(feature = "authzen", feature = "opa"))]
 pub(crate) fn traceparent(trace_id: &str, is_sampled: bool) -> Option<HeaderValue> {
     let span = crate::random::hex_128();
     let span = span.as_str().get(..16)?;
@@ -81,7 +81,7 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "opa")]
+    #[cfg(any(feature = "authzen", feature = "opa"))]
     #[test]
     fn a_request_of_ours_goes_under_the_same_trace_with_a_span_of_its_own() {
         let one = traceparent(ID, true).unwrap();

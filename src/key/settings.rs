@@ -107,6 +107,10 @@ impl CacheSettings {
         self
     }
 
+    pub(crate) const fn load_deadline(&self) -> Duration {
+        self.load_deadline
+    }
+
     pub(crate) const fn unknown_kid_floor(&self) -> Duration {
         self.unknown_kid_floor
     }

@@ -141,12 +141,25 @@ impl Snapshot {
 
     /// The next snapshot after a load that failed.
     pub(super) fn failed(&self, kind: KeyErrorKind, now: Duration, settings: &CacheSettings) -> Self {
-        let times = match self.last {
-            Attempt::Failed { times, .. } => times.saturating_add(1),
-            Attempt::Never | Attempt::Succeeded => 1,
-        };
+        let times = self.failures().saturating_add(1);
         let doubled = FIRST_BACKOFF.saturating_mul(1 << (times - 1).min(16)).min(MAX_BACKOFF);
-        let backoff = doubled.mul_f64(1.0 - 0.25 * (settings.jitter)());
+        self.without(kind, now, doubled, times, settings)
+    }
+
+    /// The next snapshot after a load for which there was no room: it says nothing about the source, which is asked again soon.
+    pub(super) fn not_asked(&self, kind: KeyErrorKind, now: Duration, settings: &CacheSettings) -> Self {
+        self.without(kind, now, FIRST_BACKOFF, self.failures(), settings)
+    }
+
+    fn without(
+        &self,
+        kind: KeyErrorKind,
+        now: Duration,
+        backoff: Duration,
+        times: u32,
+        settings: &CacheSettings,
+    ) -> Self {
+        let backoff = backoff.mul_f64(1.0 - 0.25 * (settings.jitter)());
         let last = Attempt::Failed { kind, at: now, retry_at: now.saturating_add(backoff), times };
         Self { keys: self.keys.clone(), last, absent: Arc::clone(&self.absent) }
     }

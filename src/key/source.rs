@@ -101,6 +101,7 @@ impl LoadedKeys {
 #[derive(Debug)]
 pub struct KeyError {
     kind: KeyErrorKind,
+    was_asked: bool,
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
@@ -135,21 +136,30 @@ impl fmt::Display for KeyErrorKind {
 impl KeyError {
     /// The source cannot be reached, or answered with an error.
     pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { kind: KeyErrorKind::Unavailable, source: source.into() }
+        Self::of(KeyErrorKind::Unavailable, source)
     }
 
     /// The source did not answer in time.
     pub fn timeout(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { kind: KeyErrorKind::Timeout, source: source.into() }
+        Self::of(KeyErrorKind::Timeout, source)
     }
 
     /// The source answered with something that is no key document, or with no usable key.
     pub fn invalid_document(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { kind: KeyErrorKind::InvalidDocument, source: source.into() }
+        Self::of(KeyErrorKind::InvalidDocument, source)
     }
 
     pub(crate) fn of(kind: KeyErrorKind, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { kind, source: source.into() }
+        Self { kind, was_asked: true, source: source.into() }
+    }
+
+    /// There was no room to ask the source, or not in time: no failure of the source.
+    pub(crate) fn not_asked(kind: KeyErrorKind, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { was_asked: false, ..Self::of(kind, source) }
+    }
+
+    pub(crate) const fn was_asked(&self) -> bool {
+        self.was_asked
     }
 
     /// What kind of failure it is.

@@ -4,6 +4,8 @@
 //! [`Permit`] or a [`Refusal`]. A backend that cannot decide answers with a [`PolicyError`], which is never an allow: the
 //! request is refused as unavailable.
 
+#[cfg(feature = "authzen")]
+pub mod authzen;
 mod backend;
 #[cfg(feature = "bundles")]
 pub mod bundle;
@@ -17,7 +19,11 @@ mod opa;
 mod reads;
 #[cfg(feature = "rego")]
 mod rego;
+#[cfg(any(feature = "authzen", feature = "opa"))]
+mod remote;
 
+#[cfg(feature = "authzen")]
+pub use authzen::{AuthZen, AuthZenBuilder};
 pub use backend::{PolicyBackend, PolicyError, PolicyErrorKind, PolicyInForce};
 pub use combine::{
     AllOf, CacheMetrics, Cached, CachedBuilder, Shadow, ShadowBuilder, ShadowDifference, ShadowMetrics, Standby,

@@ -1005,6 +1005,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn waiting_in_vain_for_room_to_load_is_no_failure_that_adds_up() {
+        let (stuck, clock) = (Gated::shut(good_keys), Stopped::default());
+        let hasty = CacheSettings::default().with_load_deadline(Duration::from_millis(20));
+        let keys = Arc::clone(&stuck);
+        let store = Store::new(move |name| {
+            let issuer = tenant(name).with_key_source(Arc::clone(&keys));
+            Ok(Some(if name == url(1) { issuer } else { issuer.with_key_cache(hasty.clone()) }))
+        });
+        let verifier =
+            Verifier::resolving(issuers(&store).with_max_concurrent(1)).with_clock(clock.clone()).build().unwrap();
+        let first = tokio::spawn({
+            let (verifier, token) = (verifier.clone(), of(&url(1)));
+            async move { refused(&verifier, &token).await }
+        });
+        settle().await;
+        for _ in 0..5 {
+            let late = Some(TokenError::KeysUnavailable(KeyErrorKind::Timeout));
+            assert_eq!(refused(&verifier, &of(&url(2))).await, late);
+            clock.pass(1);
+        }
+        stuck.gate.close();
+        assert_eq!(first.await.unwrap(), None);
+        assert_eq!(refused(&verifier, &of(&url(2))).await, None, "a second is all that it had to wait for another try");
+    }
+
+    #[tokio::test]
     async fn made_up_names_keep_no_issuer_out_that_once_proved_itself() {
         let store = Store::shut(|name| Ok(Some(tenant(name))));
         let tenants = tenants(issuers(&store).with_max_issuers(1).with_max_concurrent(1), &Stopped::default());

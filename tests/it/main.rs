@@ -18,6 +18,8 @@ mod audit;
 
 mod authenticate;
 
+mod authzen;
+
 mod conformance;
 
 mod denial;

@@ -51,6 +51,7 @@ impl Flight {
                 let kid = self.kid.as_deref().map(|kid| cache.hash(kid));
                 before.loaded(loaded.clone(), self.started, now, kid, &cache.settings)
             }
+            Err(error) if !error.was_asked() => before.not_asked(error.kind(), now, &cache.settings),
             Err(error) => before.failed(error.kind(), now, &cache.settings),
         };
         cache.snapshot.store(Arc::new(after));

@@ -1,66 +1,40 @@
 use std::{
     fmt,
-    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
-use http::{HeaderValue, Uri, uri::Scheme};
+use http::Uri;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{
-    Opa,
-    breaker::{Breaker, LONGEST_COOL_DOWN},
-    canary,
-    condition::Condition,
-    permits::Permits,
-    server::{MAX_REPLY, Server},
-    watch::Watch,
-};
+use super::{Opa, canary, server::Server};
 use crate::{
     ConfigError,
-    outbound::{Outbound, OutboundBuilder, dangerous_url, secure_url},
-    policy::InputFormat,
-    time::{Clock, SystemClock},
+    outbound::Outbound,
+    policy::{
+        InputFormat,
+        remote::{Secret, Settings, Watch, check_interval},
+    },
+    time::Clock,
 };
 
 /// Gathers how an [`Opa`] reaches its server.
 #[derive(Clone)]
 #[must_use = "nothing is asked before `build`"]
 pub struct OpaBuilder {
-    url: String,
+    settings: Settings,
     decision_path: String,
     format: InputFormat,
-    bearer: Option<Secret>,
-    roots: Option<Vec<u8>>,
-    identity: Option<Secret>,
-    outbound: Option<Outbound>,
-    deadline: Duration,
-    max_in_flight: usize,
-    breaker: (u32, Duration),
     health_interval: Option<Duration>,
-    http2: bool,
-    plain_http: bool,
-    clock: Arc<dyn Clock>,
 }
 
 impl OpaBuilder {
     pub(super) fn new(url: String) -> Self {
         Self {
-            url,
+            settings: Settings::new("policy.opa", url),
             decision_path: Opa::DEFAULT_DECISION_PATH.to_owned(),
             format: InputFormat::default(),
-            bearer: None,
-            roots: None,
-            identity: None,
-            outbound: None,
-            deadline: Duration::from_millis(250),
-            max_in_flight: 64,
-            breaker: (5, Duration::from_secs(1)),
             health_interval: Some(Duration::from_secs(10)),
-            http2: false,
-            plain_http: false,
-            clock: Arc::new(SystemClock),
         }
     }
 
@@ -81,21 +55,21 @@ impl OpaBuilder {
     /// Proves this service to the server with a bearer token ([RFC 6750 §2.1](https://www.rfc-editor.org/rfc/rfc6750#section-2.1)): what
     /// `opa run --authentication=token` reads. It is shown nowhere.
     pub fn with_bearer(mut self, token: impl Into<String>) -> Self {
-        self.bearer = Some(Secret(token.into().into_bytes()));
+        self.settings.bearer = Some(Secret(token.into().into_bytes()));
         self
     }
 
     /// How long a decision may take, from the connection to the last byte, a second attempt included. Default 250 ms; above zero, at
     /// most 10 s.
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.settings.deadline = deadline;
         self
     }
 
     /// How many decisions may be in flight; those beyond are refused at once, as overloaded. Default 64; above zero, at most 65 536.
     /// Anonymous callers share half of them, rounded up.
     pub fn with_max_in_flight(mut self, decisions: usize) -> Self {
-        self.max_in_flight = decisions;
+        self.settings.max_in_flight = decisions;
         self
     }
 
@@ -108,7 +82,7 @@ impl OpaBuilder {
     ///
     /// Fewer failures than five can be one slow question and its repetitions; many more keep callers waiting for the deadline.
     pub const fn with_breaker(mut self, failures: u32, cool_down: Duration) -> Self {
-        self.breaker = (failures, cool_down);
+        self.settings.breaker = (failures, cool_down);
         self
     }
 
@@ -129,40 +103,40 @@ impl OpaBuilder {
     /// Speaks HTTP/2 from the first byte, also without TLS: for `opa run --h2c`, where all calls share one connection. A server that speaks
     /// HTTP/1 alone is then unavailable. Default: HTTP/1.1 without TLS, and what both sides agree on with it.
     pub const fn with_http2_prior_knowledge(mut self) -> Self {
-        self.http2 = true;
+        self.settings.http2 = true;
         self
     }
 
-    /// Sets what the breaker tells the time by. Default [`SystemClock`].
+    /// Sets what the breaker tells the time by. Default [`SystemClock`](crate::time::SystemClock).
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Arc::new(clock);
+        self.settings.clock = Arc::new(clock);
         self
     }
 
     /// Trusts these certificates (PEM, one or more) instead of the system's. For `https` only.
     pub fn with_roots(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.roots = Some(pem.into());
+        self.settings.roots = Some(pem.into());
         self
     }
 
     /// Proves this service to the server with a certificate chain and its private key (PEM, in one text): what
     /// `opa run --authentication=tls` reads. For `https` only.
     pub fn with_identity(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.identity = Some(Secret(pem.into()));
+        self.settings.identity = Some(Secret(pem.into()));
         self
     }
 
     /// Sends through this client instead of one of its own; roots, identity and HTTP version are then that client's matter, and so is to
     /// connect to a unix socket (requests to one are addressed to `http://localhost`). The deadline and the 64 KiB hold around it as well.
     pub fn with_outbound(mut self, outbound: Outbound) -> Self {
-        self.outbound = Some(outbound);
+        self.settings.outbound = Some(outbound);
         self
     }
 
     /// Takes an `http` address of another machine. Whoever is on the way there then **reads every question and makes every decision**,
     /// and learns the bearer token: only where something else encrypts and authenticates, such as a mesh.
     pub fn dangerous_allow_plain_http(mut self) -> Self {
-        self.plain_http = true;
+        self.settings.plain_http = true;
         self
     }
 
@@ -190,31 +164,11 @@ impl OpaBuilder {
     /// segment, `.` or `..`; a bearer token that is none; a bound out of range; certificates that cannot be used, or are given where
     /// there is no TLS; and a system without a certificate store where one is needed.
     pub fn build(self) -> Result<Opa, ConfigError> {
-        if self.deadline.is_zero() || self.deadline > MAX_DEADLINE {
-            let remedy = format!("choose more than zero and at most {MAX_DEADLINE:?}");
-            return Err(ConfigError::invalid("policy.opa.deadline", format!("{:?}", self.deadline), remedy));
-        }
-        if self.max_in_flight == 0 || self.max_in_flight > MAX_IN_FLIGHT {
-            let remedy = format!("choose between 1 and {MAX_IN_FLIGHT}");
-            return Err(ConfigError::invalid("policy.opa.max_in_flight", self.max_in_flight.to_string(), remedy));
-        }
-        let (failures, cool_down) = self.breaker;
-        if !(1..=MAX_FAILURES).contains(&failures) {
-            let remedy = format!("choose between 1 and {MAX_FAILURES} failures");
-            return Err(ConfigError::invalid("policy.opa.breaker", failures.to_string(), remedy));
-        }
-        if !(MIN_COOL_DOWN..=LONGEST_COOL_DOWN).contains(&cool_down) {
-            let remedy = format!("choose between {MIN_COOL_DOWN:?} and {LONGEST_COOL_DOWN:?}");
-            return Err(ConfigError::invalid("policy.opa.breaker", format!("{cool_down:?}"), remedy));
-        }
-        if let Some(interval) = self.health_interval
-            && !(MIN_INTERVAL..=MAX_INTERVAL).contains(&interval)
-        {
-            let remedy = format!("choose between {MIN_INTERVAL:?} and {MAX_INTERVAL:?}");
-            return Err(ConfigError::invalid("policy.opa.health_interval", format!("{interval:?}"), remedy));
+        if let Some(interval) = self.health_interval {
+            check_interval("policy.opa.health_interval", interval)?;
         }
         let path = encoded(&self.decision_path)?;
-        let address = Address::read(&self.url, self.plain_http)?;
+        let address = self.settings.address()?;
         let uri = format!("{}/v1/data/{path}?provenance=true&strict-builtin-errors=true", address.base);
         let uri: Uri = uri.parse().map_err(|error| {
             ConfigError::unusable("policy.opa.decision_path", &self.decision_path, "choose a shorter one", error)
@@ -223,60 +177,18 @@ impl OpaBuilder {
         let health_uri = health_uri.parse().map_err(|error| {
             ConfigError::unusable("policy.opa.url", address.base.as_str(), "choose a shorter path", error)
         })?;
-        let authorization = self.bearer.as_ref().map(Secret::authorization).transpose()?;
-        if self.http2 && self.outbound.is_some() {
-            let remedy = "leave it out: the client of `with_outbound` chooses its protocol itself";
-            return Err(ConfigError::invalid("policy.opa.http2_prior_knowledge", "true", remedy));
-        }
-        for (field, given) in
-            [("policy.opa.roots", self.roots.is_some()), ("policy.opa.identity", self.identity.is_some())]
-        {
-            if given && (self.outbound.is_some() || !address.is_https) {
-                let remedy = "leave it out, or use an https address and no `with_outbound`: nothing else would use it";
-                return Err(ConfigError::invalid(field, "PEM", remedy));
-            }
-        }
-        let outbound = match self.outbound {
-            Some(outbound) => outbound,
-            None => {
-                let mut client = OutboundBuilder::new(self.deadline, MAX_REPLY).without_repeats();
-                if self.http2 {
-                    client = client.with_http2_prior_knowledge();
-                }
-                if let Some(socket) = address.socket {
-                    client = client.with_unix_socket(socket);
-                }
-                if !address.is_https {
-                    client = client.without_tls();
-                }
-                if let Some(pem) = self.roots {
-                    client = client.with_roots(pem);
-                }
-                if let Some(Secret(pem)) = self.identity {
-                    client = client.with_identity(pem);
-                }
-                client.build()?
-            }
-        };
         let has_checks = self.health_interval.is_some();
         let server = Server {
-            outbound,
+            link: self.settings.link(address, has_checks)?,
             uri,
             health_uri,
             has_checks,
             decision_path: self.decision_path,
             format: self.format,
-            authorization,
-            deadline: self.deadline,
-            condition: Condition::new(Breaker::new(failures, cool_down), self.clock, has_checks),
             owes_canary: AtomicBool::new(false),
             canary: canary::input()?,
         };
-        Ok(Opa {
-            server: Arc::new(server),
-            permits: Permits::new(self.max_in_flight),
-            watch: Watch::new(self.health_interval),
-        })
+        Ok(Opa { server: Arc::new(server), watch: Watch::new(self.health_interval) })
     }
 }
 
@@ -284,83 +196,13 @@ impl fmt::Debug for OpaBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpaBuilder")
             .field("decision_path", &self.decision_path)
-            .field("bearer", &self.bearer)
-            .field("identity", &self.identity)
-            .field("deadline", &self.deadline)
-            .field("max_in_flight", &self.max_in_flight)
-            .field("plain_http", &self.plain_http)
+            .field("bearer", &self.settings.bearer)
+            .field("identity", &self.settings.identity)
+            .field("deadline", &self.settings.deadline)
+            .field("max_in_flight", &self.settings.max_in_flight)
+            .field("plain_http", &self.settings.plain_http)
             .finish_non_exhaustive()
     }
-}
-
-/// A bearer token or a private key: not printed.
-#[derive(Clone)]
-struct Secret(Vec<u8>);
-
-impl Secret {
-    fn authorization(&self) -> Result<HeaderValue, ConfigError> {
-        let field = "policy.opa.bearer";
-        let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
-        // Also catches the line break at the end of a file, which would make every call fail.
-        if self.0.is_empty() || !self.0.iter().all(is_token) {
-            let remedy =
-                "give the token alone: letters, digits and `-._~+/=`, without `Bearer` and without a line break";
-            return Err(ConfigError::invalid(field, "[redacted]", remedy));
-        }
-        let mut value = HeaderValue::from_bytes(&[b"Bearer ", self.0.as_slice()].concat())
-            .map_err(|error| ConfigError::unusable(field, "[redacted]", "give the token alone", error))?;
-        // Kept out of the HTTP client's logs, and out of HTTP/2's compression tables.
-        value.set_sensitive(true);
-        Ok(value)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-struct Address {
-    /// Scheme, authority, and a path without a slash at its end.
-    base: String,
-    socket: Option<PathBuf>,
-    is_https: bool,
-}
-
-impl Address {
-    fn read(url: &str, plain_http: bool) -> Result<Self, ConfigError> {
-        let field = "policy.opa.url";
-        if let Some(path) = url.strip_prefix("unix:") {
-            let path = path.strip_prefix("//").filter(|path| path.starts_with('/') && is_socket_path(path));
-            let remedy = "give the socket's absolute path after three slashes, `unix:///run/opa/opa.sock`, at most about 100 bytes long";
-            let path = path.ok_or_else(|| ConfigError::invalid(field, url, remedy))?;
-            return Ok(Self { base: "http://localhost".into(), socket: Some(path.into()), is_https: false });
-        }
-        let uri = if plain_http { dangerous_url(field, url) } else { secure_url(field, url) }?;
-        if uri.query().is_some() {
-            let (shown, _) = url.split_once('?').unwrap_or((url, ""));
-            return Err(ConfigError::invalid(field, shown, "leave the query out of the address"));
-        }
-        let (scheme, authority) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
-        Ok(Self {
-            base: format!("{scheme}://{authority}{}", uri.path().trim_end_matches('/')),
-            socket: None,
-            is_https: uri.scheme() == Some(&Scheme::HTTPS),
-        })
-    }
-}
-
-/// Whether the operating system can take it for a socket's path. Nothing is opened.
-#[cfg(unix)]
-fn is_socket_path(path: &str) -> bool {
-    path.len() > 1 && std::os::unix::net::SocketAddr::from_pathname(path).is_ok()
-}
-
-/// The client says what is wrong with it on this platform.
-#[cfg(not(unix))]
-fn is_socket_path(_: &str) -> bool {
-    true
 }
 
 /// The path as it is sent. An empty one would be the whole data document, and a slash too many a redirect.
@@ -379,12 +221,6 @@ fn encoded(path: &str) -> Result<String, ConfigError> {
 
 /// RFC 3986 §2.3: all but the unreserved characters.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-const MAX_DEADLINE: Duration = Duration::from_secs(10);
-const MAX_IN_FLIGHT: usize = 65_536;
-const MAX_FAILURES: u32 = 1_000;
-const MIN_COOL_DOWN: Duration = Duration::from_millis(10);
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
-const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
@@ -486,8 +322,8 @@ mod tests {
     fn secrets_are_not_printed() {
         let builder = Opa::builder("http://localhost").with_bearer("s3cr3t");
         let opa = builder.clone().build().unwrap();
-        let header = opa.server.authorization.as_ref().unwrap();
-        assert!(header.is_sensitive() && header == "Bearer s3cr3t");
+        let header = opa.server.link.authorization().unwrap();
+        assert!(header.is_sensitive() && *header == "Bearer s3cr3t");
         let text = format!("{builder:?} {:?} {opa:?} {header:?}", builder.clone().with_identity("s3cr3t"));
         assert!(text.contains("redacted") && !text.contains("s3cr3t"), "{text}");
     }

@@ -1,21 +1,20 @@
 //! Decisions of an Open Policy Agent server.
 
-mod breaker;
 mod builder;
 mod canary;
-mod condition;
-mod permits;
 mod reply;
 mod server;
-mod watch;
 
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
 pub use self::builder::OpaBuilder;
-use self::{permits::Permits, server::Server, watch::Watch};
-use super::{Decision, PolicyBackend, PolicyError, PolicyInput};
+use self::server::Server;
+use super::{
+    Decision, PolicyBackend, PolicyError, PolicyInput,
+    remote::{Checked as _, Watch},
+};
 use crate::{ConfigError, health::Health};
 
 /// Asks an [Open Policy Agent] server, over its [data API]: `POST /v1/data/<decision path>`.
@@ -66,7 +65,6 @@ use crate::{ConfigError, health::Health};
 /// [data API]: https://www.openpolicyagent.org/docs/rest-api#get-a-document-with-input
 pub struct Opa {
     server: Arc<Server>,
-    permits: Permits,
     watch: Watch,
 }
 
@@ -89,12 +87,7 @@ impl Opa {
 #[async_trait]
 impl PolicyBackend for Opa {
     async fn decide(self: Arc<Self>, input: PolicyInput) -> Result<Decision, PolicyError> {
-        // Room first: a call that is shed must not have taken the right to the one probe.
-        let _permit = self.permits.acquire(&input)?;
-        let call = self.server.condition().admit()?;
-        let decision = self.server.decide(&input).await;
-        call.end(decision.as_ref().err().map(PolicyError::kind));
-        decision
+        self.server.link.call(&input, self.server.decide(&input)).await
     }
 
     /// Asks for the server's health, and then the decision path about an anonymous caller's `GET /`. Where the server is away now, the
@@ -117,8 +110,8 @@ impl fmt::Debug for Opa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Opa")
             .field("decision_path", &self.server.decision_path)
-            .field("deadline", &self.server.deadline)
-            .field("max_in_flight", &self.permits.limit())
+            .field("deadline", &self.server.link.deadline())
+            .field("max_in_flight", &self.server.link.max_in_flight())
             .finish_non_exhaustive()
     }
 }

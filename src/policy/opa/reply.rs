@@ -1,10 +1,10 @@
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, header::CONTENT_TYPE};
+use http::{Response, StatusCode};
 use serde_json::Value;
 
 use crate::{
     json,
-    policy::{Decision, DecisionId, PolicyError, PolicyRevision},
+    policy::{Decision, DecisionId, PolicyError, PolicyRevision, remote::is_json},
 };
 
 /// Reads the server's answer. The status says whether there is a decision, and never which: allow, deny and undefined are all 200.
@@ -58,12 +58,6 @@ fn revision(provenance: Option<&Value>) -> PolicyRevision {
     PolicyRevision::new(bundles.join(","))
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(CONTENT_TYPE).iter();
-    let essence = values.next().and_then(|value| value.to_str().ok()?.split(';').next());
-    values.next().is_none() && essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
-}
-
 /// The codes of an error body (`internal_error eval_conflict_error`). Its messages are left out: they can quote the input.
 fn codes(body: &[u8]) -> String {
     let code = |value: &Value| {
@@ -102,6 +96,8 @@ enum ReplyError {
 #[cfg(test)]
 mod tests {
     use std::error::Error as _;
+
+    use http::header::CONTENT_TYPE;
 
     use super::*;
     use crate::policy::{Effect, PolicyErrorKind};

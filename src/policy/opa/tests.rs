@@ -8,7 +8,7 @@ use std::{error::Error as _, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Response, header::CONTENT_TYPE};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpListener,
     sync::mpsc,
     task::JoinSet,
@@ -17,105 +17,18 @@ use tokio::{
 use super::*;
 use crate::{
     outbound::{Outbound, OutboundError},
-    policy::{Effect, InputFormat, PolicyErrorKind},
+    policy::{
+        Effect, InputFormat, PolicyErrorKind,
+        remote::script::{Server, Step, http, ok, serve},
+    },
     testing::{FrozenClock, policy_input},
 };
 
-#[derive(Clone)]
-enum Step {
-    /// Writes these bytes and keeps the connection.
-    Answer(Vec<u8>),
-    /// Writes these bytes and closes.
-    Close(Vec<u8>),
-    /// Writes these bytes and then this one, every few milliseconds, for ever.
-    Drip(Vec<u8>, u8),
-    Stall,
-}
-
-/// Takes the steps in order, one for each request; the last one repeats.
-struct Server {
-    url: String,
-    requests: mpsc::UnboundedReceiver<String>,
-    _tasks: JoinSet<()>,
-}
-
 impl Server {
-    async fn start(steps: Vec<Step>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let (log, requests) = mpsc::unbounded_channel();
-        let script = Arc::new(std::sync::Mutex::new(steps));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                connections.spawn(serve(stream, Arc::clone(&script), log.clone()));
-            }
-        });
-        Self { url, requests, _tasks: tasks }
-    }
-
-    async fn answering(answer: Vec<u8>) -> Self {
-        Self::start(vec![Step::Answer(answer)]).await
-    }
-
     fn opa(&self) -> OpaBuilder {
         // Long enough for a busy machine, where the deadline is not what is tested. Checks would take steps of the script.
         Opa::builder(&self.url).with_deadline(Duration::from_secs(10)).without_health_checks()
     }
-
-    fn asked(&mut self) -> Vec<String> {
-        std::iter::from_fn(|| self.requests.try_recv().ok()).collect()
-    }
-}
-
-async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    script: Arc<std::sync::Mutex<Vec<Step>>>,
-    log: mpsc::UnboundedSender<String>,
-) {
-    let mut stream = BufReader::new(stream);
-    loop {
-        let (mut request, mut length) = (String::new(), 0);
-        while !request.ends_with("\r\n\r\n") {
-            let start = request.len();
-            if !matches!(stream.read_line(&mut request).await, Ok(1..)) {
-                return;
-            }
-            if let Some(value) = request[start..].to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap();
-            }
-        }
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).await.unwrap();
-        log.send(request + std::str::from_utf8(&body).unwrap()).unwrap();
-        let step = {
-            let mut script = script.lock().unwrap();
-            if script.len() > 1 { script.remove(0) } else { script[0].clone() }
-        };
-        match step {
-            Step::Answer(bytes) => drop(stream.write_all(&bytes).await),
-            Step::Close(bytes) => return drop(stream.write_all(&bytes).await),
-            Step::Drip(start, byte) => {
-                let _ = stream.write_all(&start).await;
-                while stream.write_all(&[byte]).await.is_ok() {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                return;
-            }
-            Step::Stall => std::future::pending().await,
-        }
-    }
-}
-
-fn http(status: &str, content_type: &str, body: &str) -> Vec<u8> {
-    let length = body.len();
-    format!("HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
-}
-
-fn ok(body: &str) -> Vec<u8> {
-    http("200 OK", "application/json", body)
 }
 
 async fn ask(opa: &Arc<Opa>) -> Result<Decision, PolicyError> {

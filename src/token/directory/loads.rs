@@ -10,12 +10,14 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, SemaphorePermit};
+#[cfg(feature = "remote-jwks")]
+use tower::ServiceExt as _;
 
 #[cfg(feature = "remote-jwks")]
-use crate::outbound::{Outbound, OutboundBuilder};
+use crate::outbound::{Outbound, OutboundBuilder, OutboundError};
 use crate::{
     ConfigError,
-    key::{KeyError, KeySource, LoadRequest, LoadedKeys, Voice},
+    key::{KeyError, KeyErrorKind, KeySource, LoadRequest, LoadedKeys, Voice},
     time::Clock,
     token::Issuer,
 };
@@ -40,7 +42,7 @@ pub(super) struct Loads {
     clock: Arc<dyn Clock>,
 }
 
-/// So many loads run at once, and so many more wait, which counts into the deadline of the cache around them.
+/// So many loads run at once, and so many more wait for their turn.
 struct Room {
     running: Semaphore,
     present: Semaphore,
@@ -50,6 +52,9 @@ struct Room {
 struct Bounded {
     source: Arc<dyn KeySource>,
     loads: Arc<Loads>,
+    /// How long a load waits for its turn: half of the deadline of the cache around it, so that the source has as much left. Whoever gets
+    /// no turn is no worse off for it when it asks again.
+    patience: Duration,
 }
 
 impl KeyLoads {
@@ -60,7 +65,7 @@ impl KeyLoads {
     ) -> Self {
         Self {
             #[cfg(feature = "remote-jwks")]
-            client: SharedClient(client.map(OnceLock::from).unwrap_or_default()),
+            client: SharedClient(Arc::new(client.map(OnceLock::from).unwrap_or_default())),
             voice: Voice::shared(),
             strangers: Arc::new(Room::new(max_concurrent)),
             returning: Arc::new(Room::new(max_concurrent)),
@@ -81,10 +86,11 @@ impl KeyLoads {
     #[cfg_attr(not(feature = "remote-jwks"), expect(clippy::unnecessary_wraps, reason = "as with the feature"))]
     pub(super) fn bind(&self, issuer: Issuer, loads: &Arc<Loads>) -> Result<Issuer, ConfigError> {
         let settings = issuer.key_cache().clone().speaking_with(self.voice.clone());
+        let patience = settings.load_deadline() / 2;
         let issuer = issuer.with_key_cache(settings);
         #[cfg(feature = "remote-jwks")]
-        let issuer = issuer.fetching_through(&self.client.get(|| builder().build())?)?;
-        Ok(issuer.loading_through(|source| Arc::new(Bounded { source, loads: Arc::clone(loads) })))
+        let issuer = issuer.fetching_through(&self.client.outbound(|| builder().build()))?;
+        Ok(issuer.loading_through(|source| Arc::new(Bounded { source, loads: Arc::clone(loads), patience })))
     }
 }
 
@@ -109,10 +115,12 @@ impl Room {
         Self { running: Semaphore::new(running), present: Semaphore::new(running + MAX_WAITING) }
     }
 
-    async fn enter(&self) -> Result<[SemaphorePermit<'_>; 2], KeyError> {
-        let present = self.present.try_acquire().map_err(KeyError::unavailable)?;
-        let running = self.running.acquire().await.map_err(KeyError::unavailable)?;
-        Ok([present, running])
+    async fn enter(&self, patience: Duration) -> Result<[SemaphorePermit<'_>; 2], KeyError> {
+        let full = |error| KeyError::not_asked(KeyErrorKind::Unavailable, error);
+        let present = self.present.try_acquire().map_err(full)?;
+        let late = |elapsed| KeyError::not_asked(KeyErrorKind::Timeout, elapsed);
+        let running = tokio::time::timeout(patience, self.running.acquire()).await.map_err(late)?;
+        Ok([present, running.map_err(KeyError::unavailable)?])
     }
 }
 
@@ -121,7 +129,7 @@ impl KeySource for Bounded {
     async fn load(self: Arc<Self>, request: LoadRequest) -> Result<LoadedKeys, KeyError> {
         self.loads.begin();
         let is_confirmed = self.loads.is_confirmed.load(Ordering::Relaxed);
-        let _permits = if is_confirmed { None } else { Some(self.loads.room.enter().await?) };
+        let _permits = if is_confirmed { None } else { Some(self.loads.room.enter(self.patience).await?) };
         Arc::clone(&self.source).load(request).await
     }
 
@@ -141,19 +149,38 @@ impl KeySource for Bounded {
 
 /// One for the keys of all: a client of its own for each issuer would cost each look-up a certificate store.
 #[cfg(feature = "remote-jwks")]
-struct SharedClient(OnceLock<Outbound>);
+struct SharedClient(Arc<OnceLock<Outbound>>);
 
 #[cfg(feature = "remote-jwks")]
 impl SharedClient {
-    fn get(&self, build: impl FnOnce() -> Result<Outbound, ConfigError>) -> Result<Outbound, ConfigError> {
-        if let Some(client) = self.0.get() {
-            return Ok(client.clone());
-        }
-        match build() {
-            Ok(client) => Ok(self.0.get_or_init(|| client).clone()),
-            // Without a certificate store local issuers still work, and no other one is believed. The next look-up tries again.
-            Err(_) => builder().without_tls().build(),
-        }
+    /// Sends each request through the client that there is then: an issuer keeps its source across all its renewals, and must not keep a
+    /// client with it that was made while there was no certificate store.
+    fn outbound(&self, build: impl Fn() -> Result<Outbound, ConfigError> + Clone + Send + Sync + 'static) -> Outbound {
+        let shared = Arc::clone(&self.0);
+        Outbound::new(tower::service_fn(move |request| {
+            let client = client(&shared, &build);
+            async move {
+                match client {
+                    Ok(client) => client.oneshot(request).await,
+                    Err(error) => Err(OutboundError::Connect(error.into())),
+                }
+            }
+        }))
+    }
+}
+
+#[cfg(feature = "remote-jwks")]
+fn client(
+    shared: &OnceLock<Outbound>,
+    build: impl FnOnce() -> Result<Outbound, ConfigError>,
+) -> Result<Outbound, ConfigError> {
+    if let Some(client) = shared.get() {
+        return Ok(client.clone());
+    }
+    match build() {
+        Ok(client) => Ok(shared.get_or_init(|| client).clone()),
+        // Without a certificate store local issuers still work, and no other one is believed. The next request tries again.
+        Err(_) => builder().without_tls().build(),
     }
 }
 
@@ -178,27 +205,48 @@ mod tests {
     #[cfg(feature = "remote-jwks")]
     #[test]
     fn a_client_without_tls_serves_one_issuer_and_is_not_kept() {
-        let shared = SharedClient(OnceLock::new());
+        let shared = OnceLock::new();
         let broken = || Err(ConfigError::missing("outbound.roots", "scripted"));
         for _ in 0..2 {
-            assert!(shared.get(broken).is_ok());
-            assert!(shared.0.get().is_none());
+            assert!(client(&shared, broken).is_ok());
+            assert!(shared.get().is_none());
         }
         // Whether this machine has a certificate store is nothing to this test.
-        assert!(shared.get(|| builder().without_tls().build()).is_ok());
-        assert!(shared.0.get().is_some());
-        assert!(shared.get(|| panic!("built again")).is_ok());
+        assert!(client(&shared, || builder().without_tls().build()).is_ok());
+        assert!(shared.get().is_some());
+        assert!(client(&shared, || panic!("built again")).is_ok());
     }
+
+    #[cfg(feature = "remote-jwks")]
+    #[tokio::test]
+    async fn an_issuer_that_came_while_there_was_no_certificate_store_gets_a_client_later() {
+        let has_store = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&has_store);
+        let outbound = SharedClient(Arc::default()).outbound(move || {
+            let answering = tower::service_fn(async |_| Ok(http::Response::new(bytes::Bytes::from_static(b"keys"))));
+            let missing = || ConfigError::missing("outbound.roots", "scripted");
+            flag.load(Ordering::Relaxed).then(|| Outbound::new(answering)).ok_or_else(missing)
+        });
+        let load = || {
+            let request = http::Request::get("https://login.invalid/keys").body(bytes::Bytes::new()).unwrap();
+            outbound.clone().oneshot(request)
+        };
+        assert!(load().await.is_err());
+        has_store.store(true, Ordering::Relaxed);
+        assert_eq!(load().await.unwrap().into_body(), "keys");
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     async fn who_finds_neither_room_to_load_nor_to_wait_is_told_at_once() {
         let (room, mut context) = (Room::new(1), Context::from_waker(Waker::noop()));
-        let first = room.enter().await.unwrap();
-        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(room.enter())).collect();
+        let first = room.enter(LONG).await.unwrap();
+        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(room.enter(LONG))).collect();
         for waiting in &mut waiting {
             assert!(waiting.as_mut().poll(&mut context).is_pending());
         }
-        assert!(room.enter().await.is_err());
+        assert!(!room.enter(LONG).await.unwrap_err().was_asked());
         drop(first);
         assert!(waiting[0].as_mut().poll(&mut context).is_ready());
     }

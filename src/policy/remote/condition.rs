@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What is known of the server, from calls and from health checks: whether to ask it, and whether it works.
-pub(super) struct Condition {
+pub(in crate::policy) struct Condition {
     clock: Arc<dyn Clock>,
     known: Mutex<Known>,
     doubt: Notify,
@@ -40,19 +40,19 @@ enum Checks {
 }
 
 /// One call that the breaker let through. Dropped before its end is told, it gives its right back.
-pub(super) struct Call<'a> {
+pub(in crate::policy) struct Call<'a> {
     condition: &'a Condition,
     admission: Option<Admission>,
 }
 
 impl Condition {
-    pub(super) fn new(breaker: Breaker, clock: Arc<dyn Clock>, has_checks: bool) -> Self {
+    pub(in crate::policy) fn new(breaker: Breaker, clock: Arc<dyn Clock>, has_checks: bool) -> Self {
         let checks = if has_checks { Checks::Never("not asked yet".into()) } else { Checks::Off };
         Self { clock, known: Mutex::new(Known { breaker, failure: None, checks }), doubt: Notify::new() }
     }
 
     /// Lets a call through, unless the server has not answered for a while.
-    pub(super) fn admit(&self) -> Result<Call<'_>, PolicyError> {
+    pub(in crate::policy) fn admit(&self) -> Result<Call<'_>, PolicyError> {
         match self.known(|known, now| known.breaker.admit(now)) {
             Ok(admission) => Ok(Call { condition: self, admission: Some(admission) }),
             Err(pause) if pause.is_zero() => Err(PolicyError::unavailable(
@@ -65,7 +65,7 @@ impl Condition {
     }
 
     /// Takes note of a health check; `Err` says what is wrong.
-    pub(super) fn checked(&self, found: Result<(), Cow<'static, str>>) {
+    pub(in crate::policy) fn checked(&self, found: Result<(), Cow<'static, str>>) {
         let next = match &found {
             Ok(()) => None,
             Err(detail) => Some(detail.clone()),
@@ -92,11 +92,11 @@ impl Condition {
     }
 
     /// Comes when a call gave reason to check before it is due.
-    pub(super) async fn in_doubt(&self) {
+    pub(in crate::policy) async fn in_doubt(&self) {
         self.doubt.notified().await;
     }
 
-    pub(super) fn health(&self) -> Health {
+    pub(in crate::policy) fn health(&self) -> Health {
         self.known(|known, now| match (&known.checks, known.failure) {
             (Checks::Never(detail) | Checks::Lost(detail), _) => Health::Unavailable(detail.clone()),
             _ if known.breaker.is_cooling(now) => Health::Unavailable("the server does not answer".into()),
@@ -140,7 +140,7 @@ impl Condition {
 }
 
 impl Call<'_> {
-    pub(super) fn end(mut self, failure: Option<PolicyErrorKind>) {
+    pub(in crate::policy) fn end(mut self, failure: Option<PolicyErrorKind>) {
         // An answer that is no decision may be one request's doing: it must not take the server from all others.
         let told = match failure {
             Some(PolicyErrorKind::Unavailable | PolicyErrorKind::Timeout) => Told::Fails,

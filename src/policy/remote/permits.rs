@@ -4,7 +4,7 @@ use crate::policy::{PolicyError, PolicyInput};
 
 /// Room for calls in flight. Callers who proved nothing share half of it, so that they cannot take it all from those who did.
 #[derive(Debug)]
-pub(super) struct Permits {
+pub(in crate::policy) struct Permits {
     all: Semaphore,
     anonymous: Semaphore,
     limit: usize,
@@ -12,21 +12,21 @@ pub(super) struct Permits {
 
 /// The room of one call.
 #[derive(Debug)]
-pub(super) struct Permit<'a>(
+pub(in crate::policy) struct Permit<'a>(
     #[expect(dead_code, reason = "held, not read")] (SemaphorePermit<'a>, Option<SemaphorePermit<'a>>),
 );
 
 impl Permits {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(in crate::policy) fn new(limit: usize) -> Self {
         Self { all: Semaphore::new(limit), anonymous: Semaphore::new(limit.div_ceil(2)), limit }
     }
 
-    pub(super) const fn limit(&self) -> usize {
+    pub(in crate::policy) const fn limit(&self) -> usize {
         self.limit
     }
 
     /// Room for this call, or the refusal: nobody waits for room.
-    pub(super) fn acquire(&self, input: &PolicyInput) -> Result<Permit<'_>, PolicyError> {
+    pub(in crate::policy) fn acquire(&self, input: &PolicyInput) -> Result<Permit<'_>, PolicyError> {
         let share = if input.subject.r#type == "anonymous" {
             let full = || format!("{} decisions for anonymous callers are in flight", self.limit.div_ceil(2));
             Some(self.anonymous.try_acquire().map_err(|_| PolicyError::overloaded(full()))?)

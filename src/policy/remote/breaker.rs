@@ -4,7 +4,7 @@ use std::time::Duration;
 ///
 /// It knows no time and draws no lots: `now` and the jitter are handed in.
 #[derive(Debug)]
-pub(super) struct Breaker {
+pub(in crate::policy) struct Breaker {
     limit: u32,
     first: Duration,
     state: State,
@@ -21,13 +21,13 @@ enum State {
 
 /// The right to make one call. Whoever has it says how the call went, also when it was given up.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(in crate::policy) struct Admission {
     era: u64,
 }
 
 /// What a call says about the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(in crate::policy) enum Told {
     /// It answers, whatever the answer is.
     Answers,
     /// It does not.
@@ -37,19 +37,19 @@ pub(super) enum Told {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(in crate::policy) enum Change {
     Opened,
     Closed,
 }
 
 impl Breaker {
     /// Opens after so many failures in a row, first for this long.
-    pub(super) const fn new(limit: u32, first: Duration) -> Self {
+    pub(in crate::policy) const fn new(limit: u32, first: Duration) -> Self {
         Self { limit, first, state: State::Closed { failures: 0 }, era: 0 }
     }
 
     /// The right to a call, or how long none is made.
-    pub(super) fn admit(&mut self, now: Duration) -> Result<Admission, Duration> {
+    pub(in crate::policy) fn admit(&mut self, now: Duration) -> Result<Admission, Duration> {
         match self.state {
             State::Closed { .. } => {}
             State::Open { until, cool_down } if until <= now => self.turn(State::Probing { cool_down }),
@@ -60,7 +60,13 @@ impl Breaker {
     }
 
     /// Takes a right back. `jitter`, from 0 to 1, spreads the probes of many processes over the upper half of the cool-down.
-    pub(super) fn settle(&mut self, admission: &Admission, told: Told, now: Duration, jitter: f64) -> Option<Change> {
+    pub(in crate::policy) fn settle(
+        &mut self,
+        admission: &Admission,
+        told: Told,
+        now: Duration,
+        jitter: f64,
+    ) -> Option<Change> {
         if admission.era != self.era {
             return None;
         }
@@ -90,14 +96,14 @@ impl Breaker {
     }
 
     /// Somebody else has seen the server alive: the next call is a probe.
-    pub(super) fn end_cool_down(&mut self, now: Duration) {
+    pub(in crate::policy) fn end_cool_down(&mut self, now: Duration) {
         if let State::Open { until, .. } = &mut self.state {
             *until = now.min(*until);
         }
     }
 
     /// Whether a call would be refused for a while yet.
-    pub(super) fn is_cooling(&self, now: Duration) -> bool {
+    pub(in crate::policy) fn is_cooling(&self, now: Duration) -> bool {
         matches!(self.state, State::Open { until, .. } if now < until)
     }
 
@@ -114,7 +120,7 @@ impl Breaker {
 }
 
 /// What the cool-down doubles up to.
-pub(super) const LONGEST_COOL_DOWN: Duration = Duration::from_secs(30);
+pub(in crate::policy) const LONGEST_COOL_DOWN: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

@@ -9,29 +9,38 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::server::Server;
+use super::Condition;
+use crate::ConfigError;
 
-/// Checks the server's health in the background, so that neither a request nor a probe of the orchestrator waits for it.
+/// A server whose state can be found out by asking it.
+pub(in crate::policy) trait Checked: Send + Sync + 'static {
+    fn condition(&self) -> &Condition;
+
+    /// Finds out whether the server is ready. An error is nothing that waiting mends.
+    fn check(&self) -> impl Future<Output = Result<bool, ConfigError>> + Send;
+}
+
+/// Checks a server's health in the background, so that neither a request nor a probe of the orchestrator waits for it.
 ///
 /// It starts when somebody first wants to know, which needs a Tokio runtime, and ends with its owner.
-pub(super) struct Watch {
+pub(in crate::policy) struct Watch {
     interval: Option<Duration>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Watch {
     /// Without an interval it never starts.
-    pub(super) const fn new(interval: Option<Duration>) -> Self {
+    pub(in crate::policy) const fn new(interval: Option<Duration>) -> Self {
         Self { interval, task: Mutex::new(None) }
     }
 
-    pub(super) fn ensure(&self, server: &Arc<Server>) {
+    pub(in crate::policy) fn ensure(&self, server: &Arc<impl Checked>) {
         let (Some(interval), Ok(runtime)) = (self.interval, Handle::try_current()) else { return };
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         // Finished: the runtime that it ran on is gone.
         if task.as_ref().is_none_or(JoinHandle::is_finished) {
             let server = Arc::clone(server);
-            *task = Some(runtime.spawn(async move { watch(&server, interval).await }));
+            *task = Some(runtime.spawn(async move { watch(&*server, interval).await }));
         }
     }
 }
@@ -44,7 +53,7 @@ impl Drop for Watch {
     }
 }
 
-async fn watch(server: &Server, interval: Duration) {
+async fn watch(server: &impl Checked, interval: Duration) {
     let soon = interval.min(SOON);
     loop {
         // A misconfiguration that turns up this late is in the health and in the log.
@@ -56,5 +65,16 @@ async fn watch(server: &Server, interval: Duration) {
     }
 }
 
+/// Refuses an interval that would be a burden or no check at all.
+pub(in crate::policy) fn check_interval(field: &'static str, interval: Duration) -> Result<(), ConfigError> {
+    if (MIN_INTERVAL..=MAX_INTERVAL).contains(&interval) {
+        return Ok(());
+    }
+    let remedy = format!("choose between {MIN_INTERVAL:?} and {MAX_INTERVAL:?}");
+    Err(ConfigError::invalid(field, format!("{interval:?}"), remedy))
+}
+
 /// The pause between two checks while something is wrong, and the shortest one.
 const SOON: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_INTERVAL: Duration = Duration::from_secs(3600);
