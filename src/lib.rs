@@ -110,7 +110,7 @@ pub mod axum;
 #[cfg(feature = "tonic")]
 pub mod tonic;
 
-#[cfg(any(feature = "opa", feature = "remote-jwks"))]
+#[cfg(any(feature = "opa", feature = "opa-management", feature = "remote-jwks"))]
 pub mod outbound;
 
 pub mod health;

@@ -70,6 +70,14 @@ pub struct OutboundBuilder {
     repeats: bool,
 }
 
+/// A request's extension: its bounds in the place of the client's, where one client serves questions of several sizes. A client that the
+/// application brought does not know it.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) deadline: Duration,
+    pub(crate) cap: usize,
+}
+
 #[derive(Clone)]
 enum Roots {
     System,
@@ -203,8 +211,9 @@ impl OutboundBuilder {
             ConfigError::unusable("outbound.tls", "client", remedy, error.without_url())
         })?;
         let (deadline, cap) = (self.deadline, self.max_response);
-        Ok(Outbound::new(tower::service_fn(move |request| {
+        Ok(Outbound::new(tower::service_fn(move |mut request: Request<Bytes>| {
             let client = client.clone();
+            let Bounds { deadline, cap } = request.extensions_mut().remove().unwrap_or(Bounds { deadline, cap });
             async move {
                 // One timer around everything: a peer that sends one byte a second resets nothing.
                 tokio::time::timeout(deadline, exchange(client, request, cap))
@@ -240,7 +249,7 @@ pub(crate) fn secure_url(field: impl Into<Cow<'static, str>>, value: &str) -> Re
 }
 
 /// As [`secure_url`], but takes `http` to any machine: only for who was told so by name.
-#[cfg(feature = "opa")]
+#[cfg(any(feature = "opa", feature = "opa-management"))]
 pub(crate) fn dangerous_url(field: impl Into<Cow<'static, str>>, value: &str) -> Result<Uri, ConfigError> {
     checked_url(field.into(), value, |_| true)
 }

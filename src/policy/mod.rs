@@ -12,6 +12,8 @@ mod decision;
 mod enrich;
 mod fixed;
 mod input;
+#[cfg(feature = "opa-management")]
+pub mod management;
 #[cfg(feature = "opa")]
 mod opa;
 mod reads;
