@@ -5,7 +5,10 @@
 //! [decision logs](https://www.openpolicyagent.org/docs/management-decision-logs): Open Policy Agent's `services.<name>`.
 
 mod address;
+mod decision_log;
 mod service;
+mod upload;
 
+pub use decision_log::{DecisionLog, DecisionLogBuilder, DecisionLogMetrics, Logged, UnsentError};
 pub(crate) use service::{Resource, ServiceError, check_name};
 pub use service::{Service, ServiceBuilder};
