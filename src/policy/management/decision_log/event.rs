@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    policy::{Decision, InputFormat, PolicyErrorKind, PolicyInput, PolicyRevision, management::check_name},
+    policy::{Decision, InputFormat, PolicyErrorKind, PolicyInput, PolicyRevision},
     random::hex_128,
     time::UnixTime,
 };
@@ -121,8 +121,8 @@ fn result(decision: &Decision) -> Option<Value> {
 fn revision(revision: &PolicyRevision) -> (&'static str, Value) {
     let bundle = |part: &str| {
         let (name, revision) = part.split_once('=')?;
-        check_name("bundle", name).ok()?;
-        Some((name.to_owned(), json!({"revision": revision})))
+        let is_name = !name.is_empty() && !name.contains(char::is_whitespace);
+        is_name.then(|| (name.to_owned(), json!({"revision": revision})))
     };
     let bundles: Option<Map<String, Value>> = revision.as_str().split(',').map(bundle).collect();
     bundles.map_or_else(|| ("revision", json!(revision)), |bundles| ("bundles", Value::Object(bundles)))

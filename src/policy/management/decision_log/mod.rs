@@ -10,7 +10,10 @@ mod tally;
 
 use std::{
     fmt,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,7 +34,7 @@ use self::{
 use super::{Service, upload::Uploader};
 use crate::{
     policy::{Decision, InputFormat, PolicyError, PolicyInput},
-    time::{Clock, UnixTime},
+    time::Clock,
 };
 
 /// Tells a service of every decision, as Open Policy Agent does: `POST <service>/logs`, with a gzipped JSON array of
@@ -172,8 +175,7 @@ impl DecisionLog {
         };
         let _ = timeout_at(deadline, settled).await;
         let unsent = self.0.uploader.flush(deadline.saturating_duration_since(Instant::now())).await;
-        let unmasked = self.0.queue.max_capacity() - self.0.queue.capacity();
-        match unsent + unmasked {
+        match unsent + self.0.tally.waiting.load(Ordering::Relaxed) {
             0 => Ok(()),
             left => Err(UnsentError { left }),
         }
@@ -221,7 +223,9 @@ impl DecisionLog {
             took: self.elapsed().saturating_sub(asked.started),
             number: add(&self.0.numbers, 1),
         };
+        self.0.tally.waiting.fetch_add(1, Ordering::Relaxed);
         if self.0.queue.try_send(Handed::Decision(Box::new(made))).is_err() {
+            self.0.tally.waiting.fetch_sub(1, Ordering::Relaxed);
             add(&self.0.tally.left_out, 1);
         }
     }
@@ -244,6 +248,13 @@ impl Asked {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.masking.abort();
+        let events = self.tally.waiting.load(Ordering::Relaxed);
+        if events > 0 {
+            tracing::warn!(
+                events,
+                "the decision log ends with events that were not masked yet: flush it before it is dropped"
+            );
+        }
     }
 }
 
@@ -265,12 +276,15 @@ async fn mask(mut handed: mpsc::Receiver<Handed>, masker: Arc<Masker>, uploader:
         }
         let (masker_, uploader_, count) = (Arc::clone(&masker), Arc::clone(&uploader), decisions.len());
         let masked = tokio::task::spawn_blocking(move || {
-            decisions.iter().filter_map(|made| masker_.event(made)).for_each(|event| uploader_.offer(event));
+            for made in decisions {
+                masker_.event(&made).into_iter().for_each(|event| uploader_.offer(event));
+            }
         });
         if masked.await.is_err() {
             add(&masker.tally.left_out, count as u64);
             tracing::error!(count, "the task that masks decisions panicked: their events are lost");
         }
+        masker.tally.waiting.fetch_sub(count, Ordering::Relaxed);
         for marker in markers {
             let _ = marker.send(());
         }

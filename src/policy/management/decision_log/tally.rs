@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::policy::management::upload::UploadMetrics;
 
@@ -22,6 +22,8 @@ pub struct DecisionLogMetrics {
     pub mask_failures: u64,
     /// Logged without input and result, because they are too large for a chunk.
     pub cut: u64,
+    /// Wait to be masked now.
+    pub waiting: usize,
     /// Wait to be sent now, those included that are under way.
     pub buffered: usize,
     /// Bytes in the buffer now.
@@ -52,6 +54,7 @@ pub(super) struct Tally {
     pub(super) left_out: AtomicU64,
     pub(super) mask_failures: AtomicU64,
     pub(super) cut: AtomicU64,
+    pub(super) waiting: AtomicUsize,
 }
 
 impl Tally {
@@ -66,6 +69,7 @@ impl Tally {
             too_large: sent.too_large,
             mask_failures: total(&self.mask_failures),
             cut: total(&self.cut),
+            waiting: self.waiting.load(Ordering::Relaxed),
             buffered: sent.buffered,
             buffered_bytes: sent.buffered_bytes,
             uploaded: sent.uploaded,

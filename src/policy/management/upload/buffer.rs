@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn what_is_given_back_stands_first_and_is_the_first_to_go() {
         let buffer = Buffer::new(6, 100);
-        ["aa", "bb", "cc"].map(|item| buffer.push(item.into()));
+        assert_eq!(["aa", "bb", "cc"].map(|item| buffer.push(item.into())), [0; 3]);
         let taken = buffer.take(6);
         assert_eq!(texts(&taken), ["aa", "bb"]);
         buffer.push("dd".into());

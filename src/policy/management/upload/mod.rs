@@ -83,7 +83,7 @@ pub(crate) struct UploadMetrics {
 
 struct Shared {
     settings: UploadSettings,
-    destination: Box<dyn Destination>,
+    destination: Arc<dyn Destination>,
     buffer: Buffer,
     /// How many items are out of the buffer, and may come back.
     under_way: AtomicUsize,
@@ -109,7 +109,7 @@ impl Uploader {
     pub(crate) fn start(settings: UploadSettings, destination: impl Destination, runtime: &Handle) -> Self {
         let shared = Arc::new(Shared {
             settings,
-            destination: Box::new(destination),
+            destination: Arc::new(destination),
             buffer: Buffer::new(settings.buffer_bytes, settings.buffer_items),
             under_way: AtomicUsize::new(0),
             packer: Mutex::new(Packer::new(settings.chunk_bytes)),
@@ -246,13 +246,20 @@ impl Shared {
             count(&self.tally.too_large, 1);
             return Ok(1);
         };
-        let sent = self.destination.take(chunk.body).await;
+        let sent = self.send(chunk.body).await;
         self.note(sent.as_ref().err());
         sent?;
         taken.forget(chunk.items);
         count(&self.tally.uploaded, chunk.items);
         count(&self.tally.chunks, 1);
         Ok(chunk.items)
+    }
+
+    /// On a task of its own, so that a client that panics is one that fails.
+    async fn send(&self, body: Bytes) -> Result<(), UploadError> {
+        let destination = Arc::clone(&self.destination);
+        let mut sending = AbortOnDrop(tokio::spawn(async move { destination.take(body).await }));
+        (&mut sending.0).await.unwrap_or_else(|_| Err(UploadError("the client panicked".to_owned())))
     }
 
     fn unsent(&self) -> usize {
@@ -296,6 +303,14 @@ impl Drop for Taken<'_> {
         let dropped = self.shared.buffer.give_back(std::mem::take(&mut self.items));
         self.shared.under_way.store(0, Ordering::Relaxed);
         count(&self.shared.tally.overflowed, dropped);
+    }
+}
+
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -25,6 +25,7 @@ enum Mode {
     Takes,
     Fails,
     Stalls,
+    Panics,
 }
 
 impl Collector {
@@ -51,12 +52,13 @@ impl Destination for Collector {
         match mode {
             Mode::Takes => {}
             Mode::Fails => return Err(UploadError("no".to_owned())),
+            Mode::Panics => panic!("no"),
             Mode::Stalls => std::future::pending().await,
         }
         let mut text = String::new();
         GzDecoder::new(&*chunk).read_to_string(&mut text).unwrap();
-        let numbers: Vec<Vec<u64>> = serde_json::from_str(&text).unwrap();
-        self.with(|all| all.taken.push(numbers.into_iter().map(|item| item[0]).collect()));
+        let items: Vec<(u64, String)> = serde_json::from_str(&text).unwrap();
+        self.with(|all| all.taken.push(items.into_iter().map(|(number, _)| number).collect()));
         Ok(())
     }
 }
@@ -126,6 +128,14 @@ async fn what_is_not_taken_is_tried_again_ever_less_often_and_in_order() {
     collector.become_(Mode::Takes);
     sleep(Duration::from_secs(1)).await;
     assert_eq!(collector.taken(), [[0, 1, 2, 3]]);
+    // A client that panics is one that fails.
+    collector.become_(Mode::Panics);
+    uploader.offer(item(4));
+    sleep(Duration::from_millis(450_050)).await;
+    assert!(uploader.metrics().is_failing);
+    collector.become_(Mode::Takes);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(collector.taken().concat(), [0, 1, 2, 3, 4]);
     assert!(!uploader.metrics().is_failing);
 }
 
