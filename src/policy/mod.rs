@@ -33,6 +33,8 @@ pub use input::{
     ResourceProperties, SubjectInput, SubjectProperties,
 };
 pub(crate) use input::{Credential, carries_credentials};
+#[cfg(feature = "opa-management")]
+pub use management::{BundleAgent, BundleAgentBuilder};
 #[cfg(feature = "opa")]
 pub use opa::{Opa, OpaBuilder};
 pub use reads::Reads;

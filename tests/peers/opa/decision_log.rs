@@ -12,7 +12,7 @@ use axum::{Router, body::Bytes, http::HeaderMap, routing::post};
 use flate2::read::GzDecoder;
 use portcullis::policy::{
     PolicyBackend, PolicyInput, Rego,
-    management::{DecisionLog, Logged, Service},
+    management::{DecisionLog, Labels, Logged, Service},
 };
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ pub(super) async fn its_events_are_those_of_opa(opa: PathBuf) {
     let service = Service::builder("collector", &collector.url).build().unwrap();
     let log = DecisionLog::builder(service)
         .with_resource("logs/ours")
-        .add_label("app", "orders")
+        .with_labels(Labels::new().add("app", "orders"))
         .with_mask(Arc::clone(&rego))
         .start()
         .unwrap();
@@ -190,7 +190,8 @@ impl Collector {
         let events = Arc::new(Mutex::new(BTreeMap::new()));
         let kept = Arc::clone(&events);
         let take = async move |headers: HeaderMap, body: Bytes| {
-            assert_eq!((&headers["content-encoding"], &headers["content-type"]), (&"gzip", &"application/json"));
+            assert_eq!(headers["content-encoding"], "gzip");
+            assert_eq!(headers["content-type"], "application/json");
             assert!(body.len() <= 32_768);
             let mut text = String::new();
             GzDecoder::new(&*body).read_to_string(&mut text).unwrap();

@@ -2,7 +2,6 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     DecisionLog,
-    event::labels,
     mask::Masker,
     pointer::{Change, Pointer},
     tally::Tally,
@@ -12,10 +11,11 @@ use crate::{
     policy::{
         Rego,
         management::{
-            Service,
-            upload::{Pace, Remote, UploadSettings, Uploader, random_fraction},
+            Labels, Service,
+            upload::{Pace, Remote, UploadSettings, Uploader},
         },
     },
+    random,
     time::{Clock, SystemClock},
 };
 
@@ -25,7 +25,7 @@ use crate::{
 pub struct DecisionLogBuilder {
     service: Service,
     resource: String,
-    labels: Vec<(String, String)>,
+    labels: Labels,
     erased: Vec<String>,
     mask: Option<Arc<Rego>>,
     upload_limit: usize,
@@ -42,7 +42,7 @@ impl DecisionLogBuilder {
         Self {
             service,
             resource: "logs".to_owned(),
-            labels: Vec::new(),
+            labels: Labels::new(),
             erased: Vec::new(),
             mask: None,
             upload_limit: 32_768,
@@ -51,7 +51,7 @@ impl DecisionLogBuilder {
             max_per_second: None,
             delay: (Duration::from_secs(300), Duration::from_secs(600)),
             clock: Arc::new(SystemClock),
-            random: random_fraction,
+            random: random::fraction,
         }
     }
 
@@ -61,10 +61,10 @@ impl DecisionLogBuilder {
         self
     }
 
-    /// Adds a label to every event: which application, region, or environment it is. `id`, one random UUID for each process, and `version`
-    /// are there already, and cannot be replaced.
-    pub fn add_label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.labels.push((name.into(), value.into()));
+    /// What the process calls itself in every event: give those that the [`BundleAgent`](crate::policy::management::BundleAgent) has.
+    /// Default an `id` of its own and the `version` of this crate.
+    pub fn with_labels(mut self, labels: Labels) -> Self {
+        self.labels = labels;
         self
     }
 
@@ -162,7 +162,7 @@ impl DecisionLogBuilder {
         };
         let tally = Arc::new(Tally::default());
         let masker = Masker {
-            labels: labels(self.labels),
+            labels: self.labels.iter().map(|(name, value)| (name.to_owned(), value.into())).collect(),
             erased,
             policy: self.mask,
             chunk_bytes: self.upload_limit,

@@ -1,7 +1,4 @@
-use std::{
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -82,13 +79,6 @@ impl Made {
     }
 }
 
-/// The labels of every event: those that were given, the name of this process, and the version.
-pub(super) fn labels(own: impl IntoIterator<Item = (String, String)>) -> Map<String, Value> {
-    let fixed = [("id", PROCESS.as_str()), ("version", env!("CARGO_PKG_VERSION"))];
-    let fixed = fixed.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    own.into_iter().chain(fixed).map(|(name, value)| (name, Value::String(value))).collect()
-}
-
 /// What the policy gave, where that is known, and otherwise the same in the form that [`Decision::from_result`] reads.
 fn result(decision: &Decision) -> Option<Value> {
     if decision.is_undefined() {
@@ -135,15 +125,6 @@ fn timestamp(at: UnixTime) -> String {
     utc.format(&Rfc3339).unwrap_or_default()
 }
 
-/// One random UUID ([RFC 9562 §5.4](https://www.rfc-editor.org/rfc/rfc9562#section-5.4)) for each process.
-static PROCESS: LazyLock<String> = LazyLock::new(|| {
-    let bits = u128::from_str_radix(hex_128().as_str(), 16).unwrap_or_default();
-    let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
-    let hex = format!("{bits:032x}");
-    let part = |range| hex.get(range).unwrap_or_default();
-    [part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-")
-});
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,11 +146,11 @@ mod tests {
         let given = json!({"allow": true, "extra": 1});
         let decision = Decision::from_result(&given, revision).unwrap().with_id(DecisionId::new("d-1"));
         let made = made(Ok(decision));
-        let labels = labels([("app".to_owned(), "orders".to_owned())]);
+        let labels = Map::from_iter([("app".to_owned(), json!("orders"))]);
         assert_eq!(
             Value::Object(made.event(&labels).unwrap()),
             json!({
-                "labels": {"app": "orders", "id": *PROCESS, "version": env!("CARGO_PKG_VERSION")},
+                "labels": {"app": "orders"},
                 "decision_id": "d-1",
                 "bundles": {"authz": {"revision": "r7"}, "roles": {"revision": "r2"}},
                 "path": "authz/decision",
@@ -216,17 +197,5 @@ mod tests {
             assert_eq!(revision(&PolicyRevision::new(text)), ("revision", json!(text)));
         }
         assert_eq!(revision(&PolicyRevision::new("a=b=c")), ("bundles", json!({"a": {"revision": "b=c"}})));
-    }
-
-    #[test]
-    fn the_process_has_a_random_uuid() {
-        let groups: Vec<_> = PROCESS.split('-').map(str::len).collect();
-        assert_eq!(groups, [8, 4, 4, 4, 12]);
-        assert!(PROCESS[14..].starts_with('4') && "89ab".contains(&PROCESS[19..20]), "{}", *PROCESS);
-    }
-
-    #[test]
-    fn a_process_cannot_be_renamed_by_a_label() {
-        assert_eq!(labels([("id".to_owned(), "me".to_owned())])["id"], json!(*PROCESS));
     }
 }

@@ -47,7 +47,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::{sync::Arc, time::Duration};
-/// use portcullis::policy::{Rego, management::{DecisionLog, Logged, Service}};
+/// use portcullis::policy::{Rego, management::{DecisionLog, Labels, Logged, Service}};
 ///
 /// let policy = r#"
 ///     package authz
@@ -70,7 +70,7 @@ use crate::{
 ///     .build()?;
 /// let log = DecisionLog::builder(collector)
 ///     .with_resource("logs/orders")
-///     .add_label("app", "orders")
+///     .with_labels(Labels::new().add("app", "orders"))
 ///     .with_mask(Arc::clone(&rego))
 ///     .start()?;
 /// let path = rego.decision_path().to_owned();

@@ -13,7 +13,7 @@ use crate::{
     ConfigError,
     health::Health,
     outbound::Outbound,
-    policy::{DecisionId, Effect, PolicyBackend, PolicyErrorKind, Rego},
+    policy::{DecisionId, Effect, PolicyBackend, PolicyErrorKind, Rego, management::Labels},
     testing::{Answer, FrozenClock, StubBackend, policy_input},
 };
 
@@ -85,7 +85,7 @@ async fn sent(log: &DecisionLog, collector: &Collector) -> Vec<Value> {
 #[tokio::test(start_paused = true)]
 async fn every_outcome_is_logged_and_is_the_backends_own() {
     let collector = Collector::new();
-    let log = collector.log().add_label("app", "orders").start().unwrap();
+    let log = collector.log().with_labels(Labels::new().add("app", "orders")).start().unwrap();
     let cases = [
         (Answer::Allow, Some(json!({"allow": true})), None),
         (Answer::Deny, Some(json!({"allow": false})), None),

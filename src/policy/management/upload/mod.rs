@@ -27,11 +27,7 @@ use tokio::{
 };
 
 use self::{buffer::Buffer, pack::Packer};
-pub(crate) use self::{
-    pace::{Pace, random_fraction},
-    pack::fits,
-    remote::Remote,
-};
+pub(crate) use self::{pace::Pace, pack::fits, remote::Remote};
 
 /// The running sender. Its task ends when it is dropped, and what it had not sent is lost.
 pub(crate) struct Uploader {
