@@ -218,7 +218,10 @@ impl DecisionLog {
             input,
             format,
             path: asked.path,
-            outcome: outcome.as_ref().map(Clone::clone).map_err(|error| (error.kind(), error.to_string())),
+            outcome: match outcome {
+                Ok(decision) => Ok(decision.clone()),
+                Err(error) => Err((error.kind(), error.to_string())),
+            },
             at: self.0.clock.now(),
             took: self.elapsed().saturating_sub(asked.started),
             number: add(&self.0.numbers, 1),

@@ -1,4 +1,4 @@
-use std::{borrow::Cow, cmp::Reverse};
+use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
@@ -44,9 +44,10 @@ impl Pointer {
         Ok(Self { text: text.to_owned(), steps })
     }
 
-    /// Later places of an array before earlier ones, and what is inside before what it is in: so no removal moves what another one means.
-    fn order(&self) -> Reverse<Vec<(Option<usize>, &str)>> {
-        Reverse(self.steps.iter().map(|step| (index(step), &**step)).collect())
+    /// Those with a greater one are removed first: later places of an array before earlier ones, and what is inside before what it is in, so
+    /// that no removal moves what another one means.
+    fn order(&self) -> Vec<(Option<usize>, &str)> {
+        self.steps.iter().map(|step| (index(step), &**step)).collect()
     }
 }
 
@@ -85,10 +86,8 @@ pub(super) fn apply(event: &mut Map<String, Value>, changes: &[Change]) -> Done 
             Change::Upsert(pointer, value) => *done = upsert_top(event, &pointer.steps, value),
         }
     }
-    removals.sort_by_cached_key(|(pointer, _)| {
-        pointer.order().0.into_iter().map(|(n, s)| (n, s.to_owned())).collect::<Vec<_>>()
-    });
-    for (pointer, done) in removals.into_iter().rev() {
+    removals.sort_by(|(one, _), (other, _)| other.order().cmp(&one.order()));
+    for (pointer, done) in removals {
         *done = remove_member(event, &pointer.steps);
     }
     let mut report = Done::default();
