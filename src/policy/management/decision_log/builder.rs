@@ -75,9 +75,9 @@ impl DecisionLogBuilder {
         self
     }
 
-    /// Masks by the policy that serves in this backend when the event is masked: `data.system.log.mask`, and `data.system.log.drop`. Give the backend that decides, so
-    /// that the policy's authors say what of its input is secret; where another kind of backend decides, one that was made for this. See
-    /// [`DecisionLog`]. Default nothing is masked.
+    /// Masks by the policy that serves in this backend when the event is masked: `data.system.log.mask`, and `data.system.log.drop`. Give
+    /// the backend that decides, so that the policy's authors say what of its input is secret; where another kind of backend decides, one
+    /// that was made for this. See [`DecisionLog`]. Default nothing is masked.
     pub fn with_mask(mut self, policy: Arc<Rego>) -> Self {
         self.mask = Some(policy);
         self

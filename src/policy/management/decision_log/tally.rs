@@ -6,7 +6,7 @@ use crate::policy::management::upload::UploadMetrics;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DecisionLogMetrics {
-    /// Decisions that were made, failed ones included.
+    /// Decisions that were asked for, whatever came of them.
     pub decisions: u64,
     /// Not logged because the policy says so (`data.system.log.drop`).
     pub dropped_by_policy: u64,

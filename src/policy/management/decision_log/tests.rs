@@ -19,14 +19,17 @@ use crate::{
 
 /// The service: keeps what it is sent, and answers with a status.
 #[derive(Clone)]
-struct Collector(Arc<Mutex<(u16, Vec<Value>, Vec<u8>)>>);
+struct Collector(Arc<Mutex<Kept>>);
+
+/// The status, the events, and all of their text.
+type Kept = (u16, Vec<Value>, Vec<u8>);
 
 impl Collector {
     fn new() -> Self {
         Self(Arc::new(Mutex::new((200, Vec::new(), Vec::new()))))
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut (u16, Vec<Value>, Vec<u8>)) -> T) -> T {
+    fn with<T>(&self, change: impl FnOnce(&mut Kept) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
