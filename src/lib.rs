@@ -125,6 +125,7 @@ pub mod guide;
 mod complaint;
 mod error;
 mod json;
+mod private_file;
 mod random;
 
 pub use error::ConfigError;

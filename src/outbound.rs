@@ -43,7 +43,7 @@ use hyper_util::{
 };
 use tower::util::BoxCloneSyncService;
 
-#[cfg(any(feature = "authzen", feature = "opa"))]
+#[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management"))]
 pub(crate) use self::address::dangerous_url;
 #[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management", feature = "remote-jwks"))]
 pub(crate) use self::address::secure_url;
@@ -150,7 +150,7 @@ impl OutboundBuilder {
     }
 
     /// Leaves it to the caller to send a request again that an HTTP/2 peer gave back untouched.
-    #[cfg(any(feature = "authzen", feature = "opa"))]
+    #[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management"))]
     pub(crate) fn without_repeats(mut self) -> Self {
         self.repeats = false;
         self
@@ -174,8 +174,7 @@ impl OutboundBuilder {
         let tls = tls::config(&self.roots, self.identity.as_deref())?;
         let connect_timeout = self.connect_timeout.unwrap_or(self.deadline);
         let settings = Settings {
-            deadline: self.deadline,
-            max_response: self.max_response,
+            bounds: Bounds { deadline: self.deadline, cap: self.max_response },
             http2_prior_knowledge: self.http2_prior_knowledge,
             repeats: self.repeats,
         };
@@ -199,11 +198,18 @@ impl fmt::Debug for OutboundBuilder {
     }
 }
 
+/// A request's extension: its bounds in the place of the client's, where one client serves questions of several sizes. A client that the
+/// application brought does not know it.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) deadline: Duration,
+    pub(crate) cap: usize,
+}
+
 /// What every exchange of one client has in common.
 #[derive(Clone, Copy)]
 struct Settings {
-    deadline: Duration,
-    max_response: usize,
+    bounds: Bounds,
     http2_prior_knowledge: bool,
     repeats: bool,
 }
@@ -218,12 +224,13 @@ impl Settings {
             .build(connector);
         Outbound::new(tower::service_fn(move |mut request: Request<Bytes>| {
             let client = client.clone();
+            let Bounds { deadline, cap } = request.extensions_mut().remove().unwrap_or(self.bounds);
             request.headers_mut().entry(USER_AGENT).or_insert(OWN_NAME);
             async move {
                 // One timer around everything: a peer that sends one byte a second resets nothing.
-                tokio::time::timeout(self.deadline, self.exchange(&client, request))
+                tokio::time::timeout(deadline, self.exchange(&client, request, cap))
                     .await
-                    .unwrap_or(Err(OutboundError::Timeout(self.deadline)))
+                    .unwrap_or(Err(OutboundError::Timeout(deadline)))
             }
         }))
     }
@@ -232,6 +239,7 @@ impl Settings {
         self,
         client: &Client<C, Full<Bytes>>,
         request: Request<Bytes>,
+        cap: usize,
     ) -> Result<Response<Bytes>, OutboundError> {
         let request = request.map(Full::new);
         let again = self.repeats.then(|| request.clone());
@@ -240,7 +248,7 @@ impl Settings {
             (settled, _) => settled,
         };
         let (head, body) = answer.map_err(OutboundError::of)?.into_parts();
-        Ok(Response::from_parts(head, read(body, self.max_response).await?))
+        Ok(Response::from_parts(head, read(body, cap).await?))
     }
 }
 

@@ -34,6 +34,11 @@ pub(crate) fn hex_128() -> Hex128 {
     Hex128(hex)
 }
 
+/// Somewhere from 0 to 1: what spreads the work of many processes over time. Not for secrets.
+pub(crate) fn fraction() -> f64 {
+    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

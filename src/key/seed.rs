@@ -1,9 +1,7 @@
 //! Keys on disk, for the one case that memory does not cover: a restart while the issuer is away.
 
 use std::{
-    fs, io,
-    io::{Read as _, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,12 +10,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{JwkError, JwkSet};
-use crate::{ConfigError, time::UnixTime};
+use crate::{
+    ConfigError,
+    private_file::{PrivateFile, PrivateFileError},
+    time::UnixTime,
+};
 
 /// A file with the keys of one issuer.
 pub(super) struct Seed {
-    path: PathBuf,
-    folder: PathBuf,
+    file: PrivateFile,
     issuer: Arc<str>,
     writing: Mutex<()>,
 }
@@ -30,12 +31,12 @@ pub(super) struct Found {
 
 impl Seed {
     pub(super) fn new(path: PathBuf, issuer: Arc<str>) -> Result<Self, ConfigError> {
-        let (Some(folder), Some(_)) = (path.parent(), path.file_name()) else {
+        let shown = path.display().to_string();
+        let file = PrivateFile::new(path).ok_or_else(|| {
             let remedy = "name a file, in a folder that nobody but this service may write to";
-            return Err(ConfigError::invalid("key.seed", path.display().to_string(), remedy));
-        };
-        let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() };
-        Ok(Self { path, folder, issuer, writing: Mutex::new(()) })
+            ConfigError::invalid("key.seed", shown, remedy)
+        })?;
+        Ok(Self { file, issuer, writing: Mutex::new(()) })
     }
 
     /// What the file holds, unless there is a reason not to believe it: then that is logged.
@@ -58,28 +59,12 @@ impl Seed {
 
     fn warn(&self, what: &'static str, error: &SeedError) {
         let cause = std::error::Error::source(error).map(tracing::field::display);
-        tracing::warn!(keys = &*self.issuer, path = ?self.path, why = %error, cause, "{what}");
+        tracing::warn!(keys = &*self.issuer, path = ?self.file.path(), why = %error, cause, "{what}");
     }
 
     fn try_read(&self, now: UnixTime, limit: Duration) -> Result<Option<Found>, SeedError> {
-        if !self.folder.try_exists().map_err(SeedError::Io)? {
-            return Ok(None);
-        }
-        // Who we are is what a file of ours says: the standard library does not tell.
-        let own = Temporary::beside(&self.path).and_then(|file| file.file.metadata()).map_err(SeedError::Io)?;
-        self.check_folder(&own)?;
-        let entry = match fs::symlink_metadata(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            entry => entry.map_err(SeedError::Io)?,
-        };
-        // Before it is opened: to open a pipe is to wait for its other end.
-        if !entry.is_file() {
-            return Err(SeedError::NoFile);
-        }
-        let file = fs::File::open(&self.path).map_err(SeedError::Io)?;
-        check_opened(&file.metadata().map_err(SeedError::Io)?, &entry, &own)?;
-        let mut document = Vec::new();
-        file.take(MAX_FILE).read_to_end(&mut document).map_err(SeedError::Io)?;
+        let Some(held) = self.file.read(MAX_FILE)? else { return Ok(None) };
+        let document = held.content;
         let head: Head = serde_json::from_slice(&document).map_err(|_| SeedError::NoSeed)?;
         if head.version != VERSION {
             return Err(SeedError::NoSeed);
@@ -99,55 +84,12 @@ impl Seed {
     }
 
     fn try_write(&self, set: &JwkSet, now: UnixTime) -> Result<(), SeedError> {
-        if !self.folder.try_exists().map_err(SeedError::Io)? {
-            create_private_folder(&self.folder).map_err(SeedError::Io)?;
-        }
-        let temporary = Temporary::beside(&self.path).map_err(SeedError::Io)?;
-        self.check_folder(&temporary.file.metadata().map_err(SeedError::Io)?)?;
         let keys = set.iter().filter_map(|key| RawValue::from_string(key.to_json()).ok()).collect();
         let head = Head { version: VERSION, issuer: (&*self.issuer).into(), loaded_at: now.as_secs() };
-        let document = serde_json::to_vec(&Contents { head, keys }).map_err(|error| SeedError::Io(error.into()))?;
-        temporary.replace(&self.path, &document).map_err(SeedError::Io)?;
-        // What the file says is safe already; this makes its name outlive a power failure, where the platform can.
-        if let Ok(folder) = fs::File::open(&self.folder) {
-            drop(folder.sync_all());
-        }
-        Ok(())
+        let document = serde_json::to_vec(&Contents { head, keys })
+            .map_err(|error| SeedError::File(std::io::Error::from(error).into()))?;
+        Ok(self.file.replace(&document, None)?)
     }
-
-    /// A folder of ours that nobody else may write to: nobody else can put a file or a link there, or change one.
-    fn check_folder(&self, own: &fs::Metadata) -> Result<(), SeedError> {
-        let folder = fs::metadata(&self.folder).map_err(SeedError::Io)?;
-        if folder.is_dir() { check_owner(&folder, own) } else { Err(SeedError::NoFile) }
-    }
-}
-
-/// What was opened has to be what stood at the path, which is no link; all that is asked of the file is asked of what was opened.
-fn check_opened(opened: &fs::Metadata, entry: &fs::Metadata, own: &fs::Metadata) -> Result<(), SeedError> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt as _;
-
-        if (opened.dev(), opened.ino()) != (entry.dev(), entry.ino()) {
-            return Err(SeedError::Replaced);
-        }
-    }
-    if opened.is_file() && entry.is_file() { check_owner(opened, own) } else { Err(SeedError::NoFile) }
-}
-
-#[cfg(unix)]
-fn check_owner(entry: &fs::Metadata, own: &fs::Metadata) -> Result<(), SeedError> {
-    use std::os::unix::fs::MetadataExt as _;
-
-    if entry.uid() != own.uid() {
-        return Err(SeedError::OtherOwner);
-    }
-    if entry.mode() & 0o022 != 0 { Err(SeedError::OpenToOthers) } else { Ok(()) }
-}
-
-#[cfg(not(unix))]
-fn check_owner(_: &fs::Metadata, _: &fs::Metadata) -> Result<(), SeedError> {
-    Ok(())
 }
 
 /// The keys are read by [`JwkSet::parse`], to which this is one more key document.
@@ -167,19 +109,8 @@ struct Head<'a> {
 
 #[derive(Debug, thiserror::Error)]
 enum SeedError {
-    #[error("it cannot be read or written")]
-    Io(#[source] io::Error),
-    #[error("it is no regular file in a folder")]
-    NoFile,
-    #[cfg(unix)]
-    #[error("it, or the folder it is in, belongs to somebody else")]
-    OtherOwner,
-    #[cfg(unix)]
-    #[error("it, or the folder it is in, may be written by others than its owner")]
-    OpenToOthers,
-    #[cfg(unix)]
-    #[error("another file took its place while it was opened")]
-    Replaced,
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
     #[error("it is no key seed")]
     NoSeed,
     #[error("it holds the keys of another issuer")]
@@ -192,48 +123,6 @@ enum SeedError {
     Keys(#[from] JwkError),
 }
 
-/// A file that only we can open; gone when dropped, unless it has taken the place of another.
-struct Temporary {
-    path: PathBuf,
-    file: fs::File,
-}
-
-impl Temporary {
-    fn beside(path: &Path) -> io::Result<Self> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(format!(".{}.tmp", crate::random::hex_128().as_str()));
-        let path = path.with_file_name(name);
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&path)?;
-        Ok(Self { path, file })
-    }
-
-    fn replace(mut self, path: &Path, contents: &[u8]) -> io::Result<()> {
-        self.file.write_all(contents)?;
-        // Renamed before its bytes are on disk, an empty file could be all that a power failure leaves.
-        self.file.sync_all()?;
-        fs::rename(&self.path, path)
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // After a rename there is nothing left to remove.
-        drop(fs::remove_file(&self.path));
-    }
-}
-
-fn create_private_folder(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
-}
-
 const VERSION: u32 = 1;
 /// More than any set that is written here takes.
 const MAX_FILE: u64 = 512 * 1024;
@@ -242,6 +131,8 @@ const MAX_AHEAD: Duration = Duration::from_secs(120);
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
     use crate::key::snapshot::tests::set_of;
 
@@ -271,7 +162,7 @@ mod tests {
         }
 
         fn text(&self) -> String {
-            fs::read_to_string(&self.seed.path).unwrap()
+            fs::read_to_string(&self.seed.file.path()).unwrap()
         }
 
         /// What keeps the file from being used.
@@ -281,7 +172,7 @@ mod tests {
 
         fn with(text: &str) -> Self {
             let stage = Self::written();
-            fs::write(&stage.seed.path, text).unwrap();
+            fs::write(stage.seed.file.path(), text).unwrap();
             stage
         }
     }
@@ -322,7 +213,7 @@ mod tests {
         for (name, seconds, refusal) in cases {
             assert_eq!(at(seconds), refusal, "{name}");
         }
-        let other = Seed::new(stage.seed.path.clone(), "https://login.example".into()).unwrap();
+        let other = Seed::new(stage.seed.file.path().to_owned(), "https://login.example".into()).unwrap();
         let error = other.try_read(now(), LIMIT).err().unwrap();
         assert_eq!(error.to_string(), "it holds the keys of another issuer");
     }
@@ -359,9 +250,9 @@ mod tests {
         let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         let open = Some("it, or the folder it is in, may be written by others than its owner".to_owned());
         let stage = Stage::written();
-        assert_eq!(fs::metadata(&stage.seed.path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(stage.seed.file.path()).unwrap().permissions().mode() & 0o777, 0o600);
         for (bits, refusal) in [(0o600, &None), (0o644, &None), (0o660, &open), (0o602, &open)] {
-            mode(&stage.seed.path, bits);
+            mode(stage.seed.file.path(), bits);
             assert_eq!(stage.refusal(now()), *refusal, "{bits:o}");
         }
         stage.seed.try_write(&set_of(&["a"]), now()).unwrap();
@@ -374,42 +265,12 @@ mod tests {
         mode(stage.folder.path(), 0o700);
 
         let elsewhere = stage.folder.path().join("elsewhere.json");
-        fs::rename(&stage.seed.path, &elsewhere).unwrap();
-        symlink(&elsewhere, &stage.seed.path).unwrap();
+        fs::rename(stage.seed.file.path(), &elsewhere).unwrap();
+        symlink(&elsewhere, stage.seed.file.path()).unwrap();
         assert_eq!(stage.refusal(now()).as_deref(), Some("it is no regular file in a folder"), "a link");
-        fs::remove_file(&stage.seed.path).unwrap();
-        fs::create_dir(&stage.seed.path).unwrap();
+        fs::remove_file(stage.seed.file.path()).unwrap();
+        fs::create_dir(stage.seed.file.path()).unwrap();
         assert_eq!(stage.refusal(now()).as_deref(), Some("it is no regular file in a folder"), "a folder");
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_file_that_changes_between_the_look_at_its_name_and_its_opening_is_refused() {
-        use std::os::unix::fs::{PermissionsExt as _, symlink};
-
-        let stage = Stage::written();
-        let (path, elsewhere) = (&stage.seed.path, stage.folder.path().join("elsewhere.json"));
-        let own = fs::metadata(path).unwrap();
-        let seen = || fs::symlink_metadata(path).unwrap();
-        let opened = || fs::File::open(path).unwrap().metadata().unwrap();
-        let refusal = |seen: &fs::Metadata| check_opened(&opened(), seen, &own).err().map(|error| error.to_string());
-
-        assert_eq!(refusal(&seen()), None);
-        let tight = seen();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o602)).unwrap();
-        let open = "it, or the folder it is in, may be written by others than its owner";
-        assert_eq!(refusal(&tight).as_deref(), Some(open), "its mode");
-
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(&elsewhere, stage.text()).unwrap();
-        let plain = seen();
-        fs::remove_file(path).unwrap();
-        symlink(&elsewhere, path).unwrap();
-        let replaced = "another file took its place while it was opened";
-        assert_eq!(refusal(&plain).as_deref(), Some(replaced), "a link");
-        fs::remove_file(path).unwrap();
-        fs::rename(&elsewhere, path).unwrap();
-        assert_eq!(refusal(&plain).as_deref(), Some(replaced), "another file");
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Default for CacheSettings {
             unknown_kid_floor: Duration::from_secs(30),
             load_deadline: Duration::from_secs(6),
             seed: None,
-            jitter: random_fraction,
+            jitter: crate::random::fraction,
             voice: Voice::default(),
         }
     }
@@ -195,10 +195,6 @@ impl fmt::Debug for CacheSettings {
             .field("seed", &self.seed)
             .finish_non_exhaustive()
     }
-}
-
-fn random_fraction() -> f64 {
-    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]
@@ -239,9 +235,12 @@ mod tests {
     #[test]
     fn jitter_is_a_fraction_and_no_part_of_what_is_compared() {
         for _ in 0..1_000 {
-            assert!((0.0..=1.0).contains(&random_fraction()));
+            assert!((0.0..=1.0).contains(&crate::random::fraction()));
         }
-        assert!((0..1_000).map(|_| random_fraction()).any(|fraction| (0.25..0.75).contains(&fraction)), "a spread");
+        assert!(
+            (0..1_000).map(|_| crate::random::fraction()).any(|fraction| (0.25..0.75).contains(&fraction)),
+            "a spread"
+        );
         let base = CacheSettings::default;
         assert_eq!(CacheSettings { jitter: || 0.0, ..base() }, base());
         let second = Duration::from_secs(1);

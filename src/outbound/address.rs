@@ -19,7 +19,7 @@ pub(crate) fn secure_url(field: impl Into<Cow<'static, str>>, value: &str) -> Re
 }
 
 /// As [`secure_url`], but takes `http` to any machine: only for who was told so by name.
-#[cfg(any(feature = "authzen", feature = "opa"))]
+#[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management"))]
 pub(crate) fn dangerous_url(field: impl Into<Cow<'static, str>>, value: &str) -> Result<Uri, ConfigError> {
     checked_url(field.into(), value, |_| true)
 }

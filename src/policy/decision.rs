@@ -103,6 +103,7 @@ pub struct Decision {
     reasons: Vec<String>,
     obligations: Vec<Obligation>,
     advice: Vec<Advice>,
+    result: Option<Arc<Value>>,
     decided_by: Option<Arc<str>>,
     cached: bool,
 }
@@ -117,6 +118,7 @@ impl Decision {
             reasons: Vec::new(),
             obligations: Vec::new(),
             advice: Vec::new(),
+            result: None,
             decided_by: None,
             cached: false,
         }
@@ -147,8 +149,8 @@ impl Decision {
         let verdict = |allowed: bool| {
             if allowed { Self::allow(revision.clone()) } else { Self::deny(revision.clone()) }
         };
-        match result {
-            Value::Bool(allowed) => Ok(verdict(*allowed)),
+        let mut decision = match result {
+            Value::Bool(allowed) => verdict(*allowed),
             Value::Object(members) => {
                 let mut allowed = None;
                 for name in ["decision", "allow", "allowed"] {
@@ -171,12 +173,14 @@ impl Decision {
                 decision.obligations =
                     named(members, "obligations")?.map(|(id, properties)| Obligation { id, properties }).collect();
                 decision.advice = named(members, "advice")?.map(|(id, properties)| Advice { id, properties }).collect();
-                Ok(decision)
+                decision
             }
             Value::Null | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-                Err(PolicyError::invalid_result("the result is neither a boolean nor an object"))
+                return Err(PolicyError::invalid_result("the result is neither a boolean nor an object"));
             }
-        }
+        };
+        decision.result = Some(Arc::new(result.clone()));
+        Ok(decision)
     }
 
     /// Sets the engine's own id of the decision.
@@ -260,6 +264,13 @@ impl Decision {
     #[must_use]
     pub fn advice(&self) -> &[Advice] {
         &self.advice
+    }
+
+    /// What the engine gave, as [`from_result`](Self::from_result) was shown it, members that mean nothing here included. `None` for a
+    /// decision that was made otherwise. For logs.
+    #[must_use]
+    pub fn result(&self) -> Option<&Value> {
+        self.result.as_deref()
     }
 
     /// Which of several backends decided; `None` where there is one.
@@ -442,6 +453,14 @@ mod tests {
         for result in [json!(false), json!({"allow": false})] {
             assert_eq!(read(&result).unwrap().effect(), Effect::Deny, "{result}");
         }
+    }
+
+    #[test]
+    fn what_the_engine_gave_stays_with_the_decision() {
+        for result in [json!(false), json!({"allow": true, "extra": [1]})] {
+            assert_eq!(read(&result).unwrap().result(), Some(&result));
+        }
+        assert_eq!(Decision::undefined(PolicyRevision::new("r")).result(), None);
     }
 
     #[test]

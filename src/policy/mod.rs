@@ -14,6 +14,8 @@ mod decision;
 mod enrich;
 mod fixed;
 mod input;
+#[cfg(feature = "opa-management")]
+pub mod management;
 #[cfg(feature = "opa")]
 mod opa;
 mod reads;
@@ -37,6 +39,8 @@ pub use input::{
     ResourceProperties, SubjectInput, SubjectProperties,
 };
 pub(crate) use input::{Credential, carries_credentials};
+#[cfg(feature = "opa-management")]
+pub use management::{BundleAgent, BundleAgentBuilder};
 #[cfg(feature = "opa")]
 pub use opa::{Opa, OpaBuilder};
 pub use reads::Reads;

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod capabilities;
+mod decision_log;
 mod differential;
 mod equality;
 mod inputs;
@@ -85,6 +86,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             find,
             differential::the_corpus_is_what_opa_takes_for_well_written,
         ),
+        trial("opa::decision_log::its_events_are_those_of_opa", find, decision_log::its_events_are_those_of_opa),
         trial("opa::bundle::what_it_signs_is_read_here", find_with_openssl, bundle::what_it_signs_is_read_here),
         trial(
             "opa::bundle::it_hashes_documents_as_this_does",

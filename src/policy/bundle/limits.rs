@@ -21,6 +21,11 @@ impl Limits {
         self
     }
 
+    #[cfg(feature = "opa-management")]
+    pub(crate) const fn compressed(&self) -> usize {
+        self.compressed
+    }
+
     /// The archive as it is unpacked, in bytes. Default 128 MiB.
     #[must_use]
     pub const fn with_unpacked(mut self, bytes: usize) -> Self {

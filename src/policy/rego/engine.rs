@@ -83,37 +83,45 @@ impl Pool {
         Ok(Self { slots, next: AtomicUsize::new(0), spare, entry })
     }
 
+    #[cfg(feature = "opa-management")]
+    pub(super) fn data(&self) -> Value {
+        self.spare.get_data()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Evaluates the entry point for an input document, within `limit` from `started` on. `None` is undefined.
+    /// Evaluates a rule, the entry point unless told otherwise, for an input document, within `limit` from `started` on. `None` is
+    /// undefined.
     pub(super) fn evaluate(
         &self,
+        rule: Option<&str>,
         input: &str,
         started: Instant,
         limit: Duration,
     ) -> Result<Option<serde_json::Value>, PolicyError> {
-        let budget = Budget { started, limit };
+        let (rule, budget) = (rule.unwrap_or(&self.entry), Budget { started, limit });
         let input = Value::from_json_str(input).map_err(PolicyError::evaluation)?;
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
         for slot in self.slots.iter().cycle().skip(first).take(self.slots.len()) {
             match slot.try_lock() {
-                Ok(mut engine) => return self.run(&mut engine, input, budget),
+                Ok(mut engine) => return self.run(&mut engine, rule, input, budget),
                 Err(TryLockError::Poisoned(poisoned)) => {
                     let mut engine = poisoned.into_inner();
                     *engine = self.spare.clone();
-                    return self.run(&mut engine, input, budget);
+                    return self.run(&mut engine, rule, input, budget);
                 }
                 Err(TryLockError::WouldBlock) => {}
             }
         }
-        self.run(&mut self.spare.clone(), input, budget)
+        self.run(&mut self.spare.clone(), rule, input, budget)
     }
 
     fn run(
         &self,
         engine: &mut Engine,
+        rule: &str,
         input: Value,
         Budget { started, limit }: Budget,
     ) -> Result<Option<serde_json::Value>, PolicyError> {
@@ -125,7 +133,7 @@ impl Pool {
         let result = catch_unwind(AssertUnwindSafe(|| {
             engine.set_execution_timer_config(ExecutionTimerConfig { limit: left, check_interval: CHECK_INTERVAL });
             engine.set_input(input);
-            let result = engine.eval_rule(self.entry.clone());
+            let result = engine.eval_rule(rule.to_owned());
             // What a request brought is not kept until the next one.
             engine.set_input(Value::Undefined);
             drop(engine.take_prints());
@@ -144,7 +152,7 @@ impl Pool {
             Ok(Err(error)) => {
                 // The rest of the message can quote the input.
                 let text = error.to_string();
-                let place = place(&text).unwrap_or(&self.entry);
+                let place = place(&text).unwrap_or(rule);
                 Err(PolicyError::evaluation(format!("the evaluation failed at {place}")))
             }
             Err(_) => Err(PolicyError::panicked()),

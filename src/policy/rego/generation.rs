@@ -49,6 +49,8 @@ pub(super) struct Generation {
     /// No two generations of the process have the same.
     epoch: u64,
     reads: Reads,
+    #[cfg(feature = "opa-management")]
+    defined: BTreeMap<String, bool>,
     format: InputFormat,
     pool: Pool,
 }
@@ -92,7 +94,7 @@ impl Generation {
             let remedy = "write it with less nesting: it cannot be checked as it is";
             ConfigError::unusable("policy.rego.source", "policy", remedy, error)
         })?;
-        let Report { findings, reads } = lint::check(&policies, &entry, |path| holds(&data, path));
+        let Report { findings, reads, defined } = lint::check(&policies, &entry, |path| holds(&data, path));
         for Finding { place, remedy, kind } in findings {
             match kind {
                 Kind::Parity if !settings.parity => {
@@ -111,7 +113,18 @@ impl Generation {
         let format = settings.format;
         let reads = if format == InputFormat::AuthZen { reads } else { Reads::everything() };
         let epoch = EPOCHS.fetch_add(1, Ordering::Relaxed);
-        Ok((Self { revision: set.revision(), epoch, reads, format, pool }, data))
+        #[cfg(not(feature = "opa-management"))]
+        drop(defined);
+        let generation = Self {
+            revision: set.revision(),
+            epoch,
+            reads,
+            #[cfg(feature = "opa-management")]
+            defined,
+            format,
+            pool,
+        };
+        Ok((generation, data))
     }
 
     /// One decision before the first request: a rule that fails whatever it is asked must not come to serve.
@@ -144,10 +157,31 @@ impl Generation {
         limit: Duration,
     ) -> Result<Decision, PolicyError> {
         let input = serde_json::to_string(&self.format.document(input)).map_err(PolicyError::evaluation)?;
-        match self.pool.evaluate(&input, started, limit)? {
+        match self.pool.evaluate(None, &input, started, limit)? {
             Some(result) => Decision::from_result(&result, self.revision.clone()),
             None => Ok(Decision::undefined(self.revision.clone())),
         }
+    }
+
+    /// What the rule at `path` gives for an input document. `None` when it is undefined, or nothing at all is defined there.
+    #[cfg(feature = "opa-management")]
+    pub(super) fn evaluate(
+        &self,
+        path: &str,
+        input: &str,
+        limit: Duration,
+    ) -> Result<Option<serde_json::Value>, PolicyError> {
+        if self.defined.get(path) == Some(&true) {
+            return self.pool.evaluate(Some(path), input, Instant::now(), limit);
+        }
+        let below = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'));
+        let is_near = |other: &String| other == path || below(other, path) || below(path, other);
+        let steps: Vec<_> = path.split('.').skip(1).collect();
+        // Something is there that is not what was meant: whoever asks must not take it for nothing.
+        if self.defined.keys().any(is_near) || holds(&self.pool.data(), &steps) {
+            return Err(PolicyError::evaluation(format!("`{path}` is there, but is no rule with a value of its own")));
+        }
+        Ok(None)
     }
 
     pub(super) fn in_force(&self) -> PolicyInForce {

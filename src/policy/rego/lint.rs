@@ -89,6 +89,8 @@ pub(super) struct Report {
     pub(super) findings: Vec<Finding>,
     /// What the decision depends on.
     pub(super) reads: Reads,
+    /// Every path that something is defined under, dots between its steps, and whether it is a rule that can be asked for as it is.
+    pub(super) defined: BTreeMap<String, bool>,
 }
 
 /// What one rule, or several under one path, depend on.
@@ -131,7 +133,8 @@ pub(super) fn check(policies: &[Policy], entry: &[&str], holds: impl Fn(&[&str])
     }
     // The worst first: it is the one that is reported.
     findings.sort_by_key(|finding| finding.kind);
-    Report { findings, reads: reads(entry, &edges, &needs) }
+    let defined = index.nodes.iter().map(|(path, node)| (path.join("."), node.rule)).collect();
+    Report { findings, reads: reads(entry, &edges, &needs), defined }
 }
 
 /// What the entry point reads, and every rule that it reaches.

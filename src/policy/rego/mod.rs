@@ -178,6 +178,22 @@ impl Rego {
         &self.settings.decision_path
     }
 
+    /// What another rule of the policy that serves now gives for an input document, as JSON; `None` when it is undefined or there is no
+    /// such rule. It is evaluated where it is called, whether there are [threads](RegoBuilder::with_threads) or not, and within `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] as for a decision.
+    #[cfg(feature = "opa-management")]
+    pub(in crate::policy) fn evaluate(
+        &self,
+        path: &str,
+        input: &str,
+        limit: std::time::Duration,
+    ) -> Result<Option<serde_json::Value>, PolicyError> {
+        self.current.load().evaluate(path, input, limit)
+    }
+
     fn decision(&self, input: &PolicyInput) -> Result<Decision, PolicyError> {
         self.current.load().decide(input, Instant::now(), self.settings.time_limit)
     }

@@ -700,3 +700,41 @@ fn the_clock_and_chance_are_to_be_allowed_by_name() {
     let rego = patient("decision if time.now_ns() > 0").with_clock_and_chance().build().unwrap();
     assert_eq!(ask(&rego, "alice").unwrap().effect(), Effect::Allow);
 }
+
+#[cfg(feature = "opa-management")]
+#[test]
+fn another_rule_is_asked_for_by_its_path_and_what_is_not_one_is_not_taken_for_nothing() {
+    let rego = patient("decision := true")
+        .add_source(
+            "log.rego",
+            r#"package system.log
+            mask contains "/input/password" if input.input.password
+            drop if input.path == "health"
+            fails := 1 / input.zero
+            named["a"] := 1
+            varying[name] := 1 if some name in input.names"#,
+        )
+        .add_data(&json!({"system": {"more": {"mask": ["/input"]}}}))
+        .build()
+        .unwrap();
+    let ask = |path: &str, input: serde_json::Value| {
+        rego.evaluate(path, &input.to_string(), Duration::from_secs(1)).map_err(|error| error.kind())
+    };
+    for _ in 0..2 {
+        assert_eq!(
+            ask("data.system.log.mask", json!({"input": {"password": 1}})),
+            Ok(Some(json!(["/input/password"])))
+        );
+        assert_eq!(ask("data.system.log.mask", json!({})), Ok(Some(json!([]))));
+        assert_eq!(ask("data.system.log.drop", json!({"path": "health"})), Ok(Some(json!(true))));
+        assert_eq!(ask("data.system.log.drop", json!({"path": "jobs"})), Ok(None));
+        assert_eq!(ask("data.system.log.absent", json!({})), Ok(None));
+        for near in ["fails", "named", "varying", "named.a.b"] {
+            let asked = ask(&format!("data.system.log.{near}"), json!({"zero": 0, "names": ["x"]}));
+            assert_eq!(asked, Err(PolicyErrorKind::Evaluation), "{near}");
+        }
+        assert_eq!(ask("data.system.more.mask", json!({})), Err(PolicyErrorKind::Evaluation));
+        assert_eq!(ask("data.system.log", json!({})), Err(PolicyErrorKind::Evaluation));
+        assert_eq!(super::tests::ask(&rego, "alice").unwrap().effect(), Effect::Allow);
+    }
+}
