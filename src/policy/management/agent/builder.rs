@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{
     BundleAgent, BundleEngine, BundleSource, WhenStale,
-    core::{Activate, Core, Freshness, Member},
+    core::{Activate, Core, Freshness, Member, Sleep},
     disk::Shelf,
 };
 use crate::{
@@ -36,6 +36,7 @@ pub struct BundleAgentBuilder {
     labels: Labels,
     clock: Arc<dyn Clock>,
     pub(super) jitter: fn() -> f64,
+    pub(super) sleep: Arc<Sleep>,
 }
 
 impl BundleAgentBuilder {
@@ -50,6 +51,7 @@ impl BundleAgentBuilder {
             labels: Labels::new(),
             clock: Arc::new(SystemClock),
             jitter: random::fraction,
+            sleep: Arc::new(|time| Box::pin(tokio::time::sleep(time))),
         }
     }
 
@@ -155,6 +157,7 @@ impl BundleAgentBuilder {
             changed: watch::Sender::new(()),
             clock: self.clock,
             jitter: self.jitter,
+            sleep: self.sleep,
         });
         let mut tasks = vec![runtime.spawn(Arc::clone(&core).run()).abort_handle()];
         if let Some(reporter) = &reporter {

@@ -1,4 +1,5 @@
 use std::{
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -9,7 +10,6 @@ use std::{
 use tokio::{
     sync::watch,
     task::{JoinSet, spawn_blocking},
-    time::Instant,
 };
 
 use super::{
@@ -35,7 +35,11 @@ pub(super) struct Core {
     pub(super) clock: Arc<dyn Clock>,
     /// Spreads the requests of many processes; between 0 and 1.
     pub(super) jitter: fn() -> f64,
+    pub(super) sleep: Arc<Sleep>,
 }
+
+/// Lets time pass between two requests.
+pub(super) type Sleep = dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
 
 pub(super) type Activate = dyn Fn(Contents) -> Result<(), ConfigError> + Send + Sync;
 
@@ -121,14 +125,14 @@ impl Core {
                     After::Failure { retry: failures - 1 }
                 }
             };
-            tokio::time::sleep(member.feed.polling.delay(after, (self.jitter)())).await;
+            (self.sleep)(member.feed.polling.delay(after, (self.jitter)())).await;
         }
     }
 
     /// Asks for a bundle once, and puts what comes in force.
     pub(super) async fn refresh(self: &Arc<Self>, member: &Arc<Member>) -> Exchange {
         let _turn = member.feed.turn.lock().await;
-        let started = Instant::now();
+        let started = self.clock.elapsed();
         let (etag, wait) = {
             let mut record = member.record();
             record.status.last_request = Some(self.clock.now());
@@ -181,7 +185,7 @@ impl Core {
         };
         self.announce();
         if exchange == Exchange::Answered(After::Answer) && wait.is_some() && member.record().keeps_requests {
-            return Exchange::Answered(After::LongPoll { took: started.elapsed() });
+            return Exchange::Answered(After::LongPoll { took: self.clock.elapsed().saturating_sub(started) });
         }
         exchange
     }
