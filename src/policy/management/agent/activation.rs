@@ -125,6 +125,11 @@ impl Core {
         let mut restored = Vec::new();
         for member in &self.members {
             let feed = &member.feed;
+            let slot = shelves.entry(feed.name.clone()).or_default();
+            // It has been here before, and whoever waited for it went away.
+            if slot.active.is_some() || slot.pending.is_some() {
+                continue;
+            }
             let kept = match shelf.read(&feed.name, feed.limits.compressed(), self.clock.now()) {
                 Ok(None) => continue,
                 Ok(Some(kept)) => kept,
@@ -142,7 +147,6 @@ impl Core {
                 Ok(bundle) => {
                     let age = kept.age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
                     let confirmed = age.map_or(i64::MIN, |age| self.steady_now().saturating_sub(age));
-                    let slot = shelves.entry(feed.name.clone()).or_default();
                     slot.floor = Some(bundle.manifest().revision.clone());
                     slot.pending =
                         Some(Version { bundle, archive: kept.archive, etag: None, confirmed, is_kept: true });

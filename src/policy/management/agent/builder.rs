@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 use super::{
     BundleAgent, BundleEngine, BundleSource, WhenStale,
@@ -153,6 +153,7 @@ impl BundleAgentBuilder {
             members,
             activate: feeder(engine, &backend),
             shelf: self.directory.map(Shelf::new),
+            restored: OnceCell::new(),
             freshness: self.staleness.map(|(limit, when)| Freshness::new(limit, when)),
             changed: watch::Sender::new(()),
             clock: self.clock,

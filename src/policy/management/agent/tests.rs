@@ -35,6 +35,7 @@ enum Reply {
     },
     Status(u16),
     Away,
+    Panic,
     /// After so much time by the clock, what the other one says.
     After(Duration, Box<Reply>),
 }
@@ -104,6 +105,7 @@ impl Server {
                         *answer.body_mut() = archive;
                     }
                     Reply::Status(status) => *answer.status_mut() = StatusCode::from_u16(status).unwrap(),
+                    Reply::Panic => panic!("scripted"),
                     Reply::Away | Reply::After(..) => return Err(OutboundError::Connect("nobody there".into())),
                 }
                 Ok(answer)
@@ -419,6 +421,11 @@ async fn what_is_on_disk_decides_while_the_server_is_away() {
     restarted.agent.refresh().await;
     assert_eq!((restarted.ask().as_str(), restarted.error("authz").0), ("Allow by 9", "revision"));
 
+    // Whoever is quicker than the disk waits for it.
+    let quick = persistent(&server, RevisionRule::growing_numbers());
+    quick.agent.refresh().await;
+    assert_eq!((quick.ask().as_str(), quick.error("authz").0), ("Allow by 9", "revision"));
+
     // What is broken is told, and nothing else; what comes takes its place.
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
@@ -573,6 +580,9 @@ async fn bundles_are_asked_for_with_the_delays_of_open_policy_agent() {
     assert_eq!(pauses.after().await, 90_000);
     server.reply("authz", Reply::Away);
     assert_eq!([pauses.after().await, pauses.after().await], [0, 160], "counted anew");
+    server.reply("authz", Reply::Panic);
+    assert_eq!(pauses.after().await, 256, "a panic ends one request");
+    assert!(stage.error("authz").1.contains("given up"), "{}", stage.health());
 
     drop(stage);
     assert!(pauses.asked.recv().await.is_none(), "nobody asks for a backend that is gone");
