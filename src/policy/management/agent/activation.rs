@@ -245,13 +245,14 @@ fn contents(versions: &[&Version]) -> Result<Contents, BundleError> {
     for Version { bundle, etag, .. } in versions {
         let manifest = bundle.manifest();
         let roots: Vec<_> = manifest.roots.iter().map(|root| root.steps().join("/")).collect();
-        let mut document = json!({"manifest": {"revision": manifest.revision, "roots": roots}});
-        if let Some(manifest_of) = document.get_mut("manifest").filter(|_| !manifest.metadata.is_empty()) {
-            manifest_of["metadata"] = manifest.metadata.clone().into();
+        let mut told = json!({"revision": manifest.revision, "roots": roots});
+        if let Some(told) = told.as_object_mut().filter(|_| !manifest.metadata.is_empty()) {
+            told.insert("metadata".to_owned(), manifest.metadata.clone().into());
         }
-        if let Some(etag) = etag.as_ref().and_then(|etag| etag.to_str().ok()) {
-            document["etag"] = etag.into();
-        }
+        let document = match etag.as_ref().and_then(|etag| etag.to_str().ok()) {
+            Some(etag) => json!({"manifest": told, "etag": etag}),
+            None => json!({"manifest": told}),
+        };
         let mount = ["system", "bundles", bundle.name()].map(str::to_owned);
         contents.data.push((mount.into(), document.to_string()));
     }

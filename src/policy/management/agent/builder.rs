@@ -77,7 +77,8 @@ impl BundleAgentBuilder {
     /// ever, as in Open Policy Agent. More than the longest delay between two requests, at most 365 days.
     ///
     /// It counts from the last answer to each bundle that was put in force or was unchanged; one that is refused confirms nothing. After a
-    /// start from disk it counts from the time of the file, which says when its bundle was last confirmed.
+    /// start from disk it counts from the time of the file, which says when its bundle was last confirmed. That nothing has changed is the
+    /// server's word, which nothing signs: this is about a server that cannot be reached, and TLS about one that is not the server.
     pub const fn with_max_staleness(mut self, limit: Duration, when: WhenStale) -> Self {
         self.staleness = Some((limit, when));
         self

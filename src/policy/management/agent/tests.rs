@@ -367,10 +367,53 @@ async fn a_bundle_that_was_withdrawn_does_not_come_back_with_another() {
     stage.server.serve("authz", rules("1", "true"), "\"1\"");
     stage.agent.refresh().await;
     assert_eq!(stage.health(), "ready", "the server has again what serves");
-    let helper = pack(&[(".manifest", &manifest("2", "roles")), ("roles/f.rego", "package roles\n\nf(x) := x\n")]);
-    stage.server.serve("roles", helper, "\"2\"");
+    let helper = |revision| {
+        let text = "package roles\n\nf(x) := x\n";
+        pack(&[(".manifest", &manifest(revision, "roles")), ("roles/f.rego", text)])
+    };
+    stage.server.serve("roles", helper("2"), "\"2\"");
     stage.agent.refresh().await;
     assert_eq!(stage.ask(), "Allow by authz=1,roles=2");
+
+    // The same where the server sends it anew.
+    stage.server.serve("authz", rules("2", "data.roles.g(true)"), "\"2\"");
+    stage.agent.refresh().await;
+    assert_eq!(stage.error("authz").0, "activation");
+    stage.server.serve("authz", rules("1", "true"), "\"1b\"");
+    stage.agent.refresh().await;
+    assert_eq!((stage.health().as_str(), stage.status("authz").http_code), ("ready", Some(200)));
+    let helper = String::from("package roles\n\ng(x) := x\n");
+    let helper = pack(&[(".manifest", &manifest("3", "roles")), ("roles/g.rego", &helper)]);
+    stage.server.serve("roles", helper, "\"3\"");
+    stage.agent.refresh().await;
+    assert_eq!(stage.ask(), "Allow by authz=1,roles=3");
+}
+
+#[tokio::test]
+async fn a_bundle_may_come_from_elsewhere_and_a_tag_has_a_size() {
+    let (server, store) = (Arc::<Server>::default(), Arc::<Server>::default());
+    let elsewhere =
+        Service::builder("store", "https://store.example/v1").with_outbound(store.outbound()).build().unwrap();
+    let from = source("authz").with_service(elsewhere).with_resource("acme/authz.tar.gz?alt=media");
+    let tag: &'static str = format!("\"{}\"", "x".repeat(1_022)).leak();
+    let reply = |tag| Reply::Bundle { archive: rules("1", "true"), etag: tag, kind: "application/x-tar" };
+    store.replies.lock().unwrap().insert("/v1/acme/authz.tar.gz".to_owned(), reply(tag));
+    let stage = Stage::with(server, |builder| builder.add_bundle(from));
+    stage.agent.refresh().await;
+    assert_eq!((stage.ask().as_str(), store.seen().len()), ("Allow by 1", 1));
+    assert!(stage.server.seen().is_empty());
+    stage.agent.refresh().await;
+    assert_eq!(store.last_asked().0.as_deref(), Some(tag));
+    let longer: &'static str = format!("\"{}\"", "x".repeat(1_023)).leak();
+    store.replies.lock().unwrap().insert("/v1/acme/authz.tar.gz".to_owned(), reply(longer));
+    stage.agent.refresh().await;
+    stage.agent.refresh().await;
+    assert_eq!(store.last_asked().0, None);
+    store.replies.lock().unwrap().clear();
+    stage.agent.refresh().await;
+    assert!(stage.error("authz").1.contains("(service `store`)"), "{}", stage.health());
+    let shown = format!("{:?} {:?}", stage.agent, BundleAgent::builder(store.service()).add_bundle(source("roles")));
+    assert!(shown.contains("\"authz\"") && shown.contains("\"roles\"") && shown.contains("\"control\""), "{shown}");
 }
 
 #[tokio::test]
@@ -631,7 +674,7 @@ async fn the_control_plane_is_told_of_every_change_and_may_be_away() {
         Stage::with(Arc::clone(&server), |builder| {
             let builder = builder.with_status(server.service()).with_labels(Labels::new().add("app", "orders"));
             let builder = partition.into_iter().fold(builder, BundleAgentBuilder::with_status_partition);
-            builder.add_bundle(source("authz"))
+            builder.with_max_staleness(Duration::from_hours(1), WhenStale::Degrade).add_bundle(source("authz"))
         })
     };
     let told = |path: &'static str| {
@@ -670,6 +713,18 @@ async fn the_control_plane_is_told_of_every_change_and_may_be_away() {
     assert_eq!((bundle["name"].as_str(), bundle["active_revision"].as_str()), (Some("authz"), Some("7")));
     assert_eq!((bundle["type"].as_str(), bundle.get("code"), bundle.get("http_code")), (Some("snapshot"), None, None));
     assert_eq!(bundle["size"], rules("7", "true").len());
+    stage.clock.advance(Duration::from_hours(2));
+    stage.agent.refresh().await;
+    while told("/status/eu").last().unwrap()["bundles"]["authz"]["last_request"] != "2027-01-15T10:00:00.000Z" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(told("/status/eu").pop().unwrap()["plugins"]["bundle"]["state"], "OK", "it was confirmed just now");
+    server.reply("authz", Reply::Away);
+    stage.clock.advance(Duration::from_hours(2));
+    stage.agent.refresh().await;
+    while told("/status/eu").last().unwrap()["plugins"]["bundle"]["state"] != "WARN" {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(stage.agent.status_metrics().failed, 0);
 }
 
