@@ -162,7 +162,7 @@ mod tests {
         }
 
         fn text(&self) -> String {
-            fs::read_to_string(&self.seed.file.path()).unwrap()
+            fs::read_to_string(self.seed.file.path()).unwrap()
         }
 
         /// What keeps the file from being used.

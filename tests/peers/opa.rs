@@ -6,6 +6,7 @@ mod decision_log;
 mod differential;
 mod equality;
 mod inputs;
+mod management;
 mod negation;
 mod server;
 
@@ -65,6 +66,11 @@ pub(crate) fn trials() -> Vec<Trial> {
             bundle_revision_and_decision_id_are_the_servers,
         ),
         trial("opa::it_decides_what_rego_decides", find, equality::it_decides_what_rego_decides),
+        trial(
+            "opa::it_takes_and_refuses_what_the_server_does",
+            find_with_openssl,
+            management::it_takes_and_refuses_what_the_server_does,
+        ),
         trial(
             "opa::the_negations_that_rego_refuses_are_those_that_opa_reads_otherwise",
             find,

@@ -29,7 +29,6 @@ impl Labels {
 
     /// Adds one, or replaces the one of this name. `id` and `version` stay as they are.
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "nobody takes a label for a number")]
     pub fn add(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let name = name.into();
         if !matches!(&*name, "id" | "version") {

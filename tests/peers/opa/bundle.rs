@@ -142,16 +142,16 @@ pub(crate) async fn what_it_refuses_is_refused_here((opa, openssl): (PathBuf, Pa
     assert_eq!(kind(read(&good, Verification::forbidden())), BundleErrorKind::Signature);
 }
 
-const RSA: &[&str] = &["RSA", "rsa_keygen_bits:2048"];
+pub(super) const RSA: &[&str] = &["RSA", "rsa_keygen_bits:2048"];
 
-struct Key {
-    private: PathBuf,
-    public: PathBuf,
-    algorithm: Algorithm,
+pub(super) struct Key {
+    pub(super) private: PathBuf,
+    pub(super) public: PathBuf,
+    pub(super) algorithm: Algorithm,
 }
 
 impl Key {
-    fn make(scratch: &Scratch, openssl: &Path, algorithm: Algorithm, kind: &[&str]) -> Self {
+    pub(super) fn make(scratch: &Scratch, openssl: &Path, algorithm: Algorithm, kind: &[&str]) -> Self {
         let count = fs::read_dir(scratch.0.path()).unwrap().count();
         let [private, public] = ["key", "pub"].map(|name| scratch.0.path().join(format!("{count}.{name}")));
         run(Command::new(openssl).args(["genpkey", "-algorithm", kind[0], "-pkeyopt", kind[1], "-out"]).arg(&private));
@@ -159,7 +159,7 @@ impl Key {
         Self { private, public, algorithm }
     }
 
-    fn verification(&self, scope: Option<&str>) -> Verification {
+    pub(super) fn verification(&self, scope: Option<&str>) -> Verification {
         let pem = fs::read_to_string(&self.public).unwrap();
         let key = VerificationKey::from_pem("default", &pem, self.algorithm).unwrap();
         Verification::required(VerificationKeys::new([key.with_scope(scope.unwrap_or_default())]).unwrap())
@@ -167,10 +167,10 @@ impl Key {
 }
 
 /// A directory with a policy in `src`.
-struct Scratch(TempDir);
+pub(super) struct Scratch(TempDir);
 
 impl Scratch {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let scratch = Self(tempfile::tempdir().unwrap());
         for (path, text) in [
             (
@@ -186,6 +186,10 @@ impl Scratch {
             fs::write(path, text).unwrap();
         }
         scratch
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
     }
 
     fn build(&self, opa: &Path, key: Option<(&Key, Option<&str>)>) -> Vec<u8> {
@@ -236,7 +240,7 @@ fn kind(read: Result<Bundle, BundleError>) -> BundleErrorKind {
     read.unwrap_err().kind()
 }
 
-fn run(command: &mut Command) {
+pub(super) fn run(command: &mut Command) {
     let done = command.stdin(Stdio::null()).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{command:?}: {out}{err}");
@@ -253,7 +257,7 @@ fn files(archive: &[u8]) -> Vec<(String, Vec<u8>)> {
     tar.entries().unwrap().map(file).collect()
 }
 
-fn pack(files: Vec<(String, Vec<u8>)>) -> Vec<u8> {
+pub(super) fn pack(files: Vec<(String, Vec<u8>)>) -> Vec<u8> {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
     for (path, content) in files {
         let mut header = tar::Header::new_ustar();
@@ -266,16 +270,16 @@ fn pack(files: Vec<(String, Vec<u8>)>) -> Vec<u8> {
     gzip.finish().unwrap()
 }
 
-fn change(archive: &[u8], change: impl Fn(&str, Vec<u8>) -> Vec<u8>) -> Vec<u8> {
+pub(super) fn change(archive: &[u8], change: impl Fn(&str, Vec<u8>) -> Vec<u8>) -> Vec<u8> {
     pack(files(archive).into_iter().map(|(path, content)| (path.clone(), change(&path, content))).collect())
 }
 
-fn with_file(archive: &[u8], path: &str, text: &str) -> Vec<u8> {
+pub(super) fn with_file(archive: &[u8], path: &str, text: &str) -> Vec<u8> {
     let mut files = files(archive);
     files.push((path.to_owned(), text.into()));
     pack(files)
 }
 
-fn without(archive: &[u8], is_left_out: impl Fn(&str) -> bool) -> Vec<u8> {
+pub(super) fn without(archive: &[u8], is_left_out: impl Fn(&str) -> bool) -> Vec<u8> {
     pack(files(archive).into_iter().filter(|(path, _)| !is_left_out(path)).collect())
 }

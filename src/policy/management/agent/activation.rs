@@ -125,6 +125,11 @@ impl Core {
         let mut restored = Vec::new();
         for member in &self.members {
             let feed = &member.feed;
+            let slot = shelves.entry(feed.name.clone()).or_default();
+            // It has been here before, and whoever waited for it went away.
+            if slot.active.is_some() || slot.pending.is_some() {
+                continue;
+            }
             let kept = match shelf.read(&feed.name, feed.limits.compressed(), self.clock.now()) {
                 Ok(None) => continue,
                 Ok(Some(kept)) => kept,
@@ -142,7 +147,6 @@ impl Core {
                 Ok(bundle) => {
                     let age = kept.age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
                     let confirmed = age.map_or(i64::MIN, |age| self.steady_now().saturating_sub(age));
-                    let slot = shelves.entry(feed.name.clone()).or_default();
                     slot.floor = Some(bundle.manifest().revision.clone());
                     slot.pending =
                         Some(Version { bundle, archive: kept.archive, etag: None, confirmed, is_kept: true });
@@ -241,13 +245,14 @@ fn contents(versions: &[&Version]) -> Result<Contents, BundleError> {
     for Version { bundle, etag, .. } in versions {
         let manifest = bundle.manifest();
         let roots: Vec<_> = manifest.roots.iter().map(|root| root.steps().join("/")).collect();
-        let mut document = json!({"manifest": {"revision": manifest.revision, "roots": roots}});
-        if let Some(manifest_of) = document.get_mut("manifest").filter(|_| !manifest.metadata.is_empty()) {
-            manifest_of["metadata"] = manifest.metadata.clone().into();
+        let mut told = json!({"revision": manifest.revision, "roots": roots});
+        if let Some(told) = told.as_object_mut().filter(|_| !manifest.metadata.is_empty()) {
+            told.insert("metadata".to_owned(), manifest.metadata.clone().into());
         }
-        if let Some(etag) = etag.as_ref().and_then(|etag| etag.to_str().ok()) {
-            document["etag"] = etag.into();
-        }
+        let document = match etag.as_ref().and_then(|etag| etag.to_str().ok()) {
+            Some(etag) => json!({"manifest": told, "etag": etag}),
+            None => json!({"manifest": told}),
+        };
         let mount = ["system", "bundles", bundle.name()].map(str::to_owned);
         contents.data.push((mount.into(), document.to_string()));
     }

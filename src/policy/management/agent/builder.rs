@@ -5,11 +5,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 use super::{
     BundleAgent, BundleEngine, BundleSource, WhenStale,
-    core::{Activate, Core, Freshness, Member},
+    core::{Activate, Core, Freshness, Member, Sleep},
     disk::Shelf,
 };
 use crate::{
@@ -36,6 +36,7 @@ pub struct BundleAgentBuilder {
     labels: Labels,
     clock: Arc<dyn Clock>,
     pub(super) jitter: fn() -> f64,
+    pub(super) sleep: Arc<Sleep>,
 }
 
 impl BundleAgentBuilder {
@@ -50,6 +51,7 @@ impl BundleAgentBuilder {
             labels: Labels::new(),
             clock: Arc::new(SystemClock),
             jitter: random::fraction,
+            sleep: Arc::new(|time| Box::pin(tokio::time::sleep(time))),
         }
     }
 
@@ -75,7 +77,8 @@ impl BundleAgentBuilder {
     /// ever, as in Open Policy Agent. More than the longest delay between two requests, at most 365 days.
     ///
     /// It counts from the last answer to each bundle that was put in force or was unchanged; one that is refused confirms nothing. After a
-    /// start from disk it counts from the time of the file, which says when its bundle was last confirmed.
+    /// start from disk it counts from the time of the file, which says when its bundle was last confirmed. That nothing has changed is the
+    /// server's word, which nothing signs: this is about a server that cannot be reached, and TLS about one that is not the server.
     pub const fn with_max_staleness(mut self, limit: Duration, when: WhenStale) -> Self {
         self.staleness = Some((limit, when));
         self
@@ -151,10 +154,12 @@ impl BundleAgentBuilder {
             members,
             activate: feeder(engine, &backend),
             shelf: self.directory.map(Shelf::new),
+            restored: OnceCell::new(),
             freshness: self.staleness.map(|(limit, when)| Freshness::new(limit, when)),
             changed: watch::Sender::new(()),
             clock: self.clock,
             jitter: self.jitter,
+            sleep: self.sleep,
         });
         let mut tasks = vec![runtime.spawn(Arc::clone(&core).run()).abort_handle()];
         if let Some(reporter) = &reporter {

@@ -1,4 +1,5 @@
 use std::{
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -7,9 +8,8 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::{OnceCell, watch},
     task::{JoinSet, spawn_blocking},
-    time::Instant,
 };
 
 use super::{
@@ -30,12 +30,17 @@ pub(super) struct Core {
     /// Held while bundles are put in force, which is done one after the other, and only where blocking is allowed.
     pub(super) shelves: Mutex<Shelves>,
     pub(super) shelf: Option<Shelf>,
+    pub(super) restored: OnceCell<()>,
     pub(super) freshness: Option<Freshness>,
     pub(super) changed: watch::Sender<()>,
     pub(super) clock: Arc<dyn Clock>,
     /// Spreads the requests of many processes; between 0 and 1.
     pub(super) jitter: fn() -> f64,
+    pub(super) sleep: Arc<Sleep>,
 }
+
+/// Lets time pass between two requests.
+pub(super) type Sleep = dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
 
 pub(super) type Activate = dyn Fn(Contents) -> Result<(), ConfigError> + Send + Sync;
 
@@ -94,41 +99,52 @@ impl Freshness {
 impl Core {
     /// Takes up what is on disk, and then asks for each bundle as often as it is to be asked for. Ends with whoever awaits it.
     pub(super) async fn run(self: Arc<Self>) {
-        let core = Arc::clone(&self);
-        // A panic there has been told by its own hook, and leaves a start without a disk.
-        let _ = spawn_blocking(move || core.restore()).await;
+        self.restored().await;
         let mut polls = JoinSet::new();
         for member in self.members.iter().filter(|member| !member.feed.polling.is_manual()) {
             polls.spawn(Arc::clone(&self).poll(Arc::clone(member)));
         }
-        while let Some(ended) = polls.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a bundle is no longer asked for");
-            }
-        }
+        while polls.join_next().await.is_some() {}
+    }
+
+    /// Nothing is asked for before it is known what is on disk: a revision there is one that none may fall behind of.
+    async fn restored(self: &Arc<Self>) {
+        let restore = async {
+            let core = Arc::clone(self);
+            // A panic there has been told by its own hook, and leaves a start without a disk.
+            let _ = spawn_blocking(move || core.restore()).await;
+        };
+        self.restored.get_or_init(|| restore).await;
     }
 
     async fn poll(self: Arc<Self>, member: Arc<Member>) {
         let mut failures: u32 = 0;
         loop {
-            let after = match self.refresh(&member).await {
-                Exchange::Answered(after) => {
+            // In a task of its own, so that one panic is one failure. It ends with this one.
+            let mut request = JoinSet::new();
+            request.spawn(Arc::clone(&self).refresh(Arc::clone(&member)));
+            let after = match request.join_next().await {
+                Some(Ok(Exchange::Answered(after))) => {
                     failures = 0;
                     after
                 }
-                Exchange::Failed => {
+                ended => {
+                    if let Some(Err(error)) = ended {
+                        member.record().failed("request", format!("the request for it was given up: {error}"));
+                    }
                     failures = failures.saturating_add(1);
                     After::Failure { retry: failures - 1 }
                 }
             };
-            tokio::time::sleep(member.feed.polling.delay(after, (self.jitter)())).await;
+            (self.sleep)(member.feed.polling.delay(after, (self.jitter)())).await;
         }
     }
 
     /// Asks for a bundle once, and puts what comes in force.
-    pub(super) async fn refresh(self: &Arc<Self>, member: &Arc<Member>) -> Exchange {
+    pub(super) async fn refresh(self: Arc<Self>, member: Arc<Member>) -> Exchange {
+        self.restored().await;
         let _turn = member.feed.turn.lock().await;
-        let started = Instant::now();
+        let started = self.clock.elapsed();
         let (etag, wait) = {
             let mut record = member.record();
             record.status.last_request = Some(self.clock.now());
@@ -137,7 +153,7 @@ impl Core {
         };
         let exchange = match member.feed.download(etag, wait).await {
             Ok(Answer::NotModified) => {
-                self.confirmed(member).await;
+                self.confirmed(&member).await;
                 Exchange::Answered(After::Answer)
             }
             Ok(Answer::Bundle { archive, etag, keeps_requests }) => {
@@ -148,11 +164,11 @@ impl Core {
                     record.status.http_code = Some(200);
                     record.status.size = Some(archive.len());
                 }
-                let (core, of) = (Arc::clone(self), Arc::clone(member));
+                let (core, of) = (Arc::clone(&self), Arc::clone(&member));
                 let installing = spawn_blocking(move || core.install(&of, archive, etag));
                 match installing.await {
                     Ok(Ok(installed)) => {
-                        self.installed(member, installed);
+                        self.installed(&member, installed);
                         Exchange::Answered(After::Answer)
                     }
                     Ok(Err(refused)) => {
@@ -175,13 +191,13 @@ impl Core {
                 }
             }
             Err(error) => {
-                self.not_had(member, &error);
+                self.not_had(&member, &error);
                 Exchange::Failed
             }
         };
         self.announce();
         if exchange == Exchange::Answered(After::Answer) && wait.is_some() && member.record().keeps_requests {
-            return Exchange::Answered(After::LongPoll { took: started.elapsed() });
+            return Exchange::Answered(After::LongPoll { took: self.clock.elapsed().saturating_sub(started) });
         }
         exchange
     }
@@ -193,10 +209,11 @@ impl Core {
             record.status.last_successful_request = Some(now);
             record.status.http_code = Some(304);
             let is_active = record.status.active_revision.is_some();
-            // What waits for others still does.
             if is_active {
                 record.confirmed = Some(self.steady_now());
                 record.recovered();
+            } else {
+                record.failed("waiting", "it is not in force before the other bundles have come".to_owned());
             }
             is_active
         };

@@ -147,10 +147,9 @@ impl<B: PolicyBackend> BundleAgent<B> {
     pub async fn refresh(&self) {
         let mut requests = JoinSet::new();
         for member in &self.core.members {
-            let (core, member) = (Arc::clone(&self.core), Arc::clone(member));
-            requests.spawn(async move { core.refresh(&member).await });
+            requests.spawn(Arc::clone(&self.core).refresh(Arc::clone(member)));
         }
-        requests.join_all().await;
+        while requests.join_next().await.is_some() {}
     }
 
     /// How each bundle is, in the order in which they were added.

@@ -88,7 +88,9 @@ impl Record {
     }
 
     /// Notes what is wrong. A line in the log for each change, not for each repetition.
-    pub(super) fn failed(&mut self, code: &'static str, message: String) {
+    pub(super) fn failed(&mut self, code: &'static str, mut message: String) {
+        // The bundle's author has a part in it.
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
         let failure = BundleFailure { code, message };
         if self.logged.as_ref() != Some(&failure) {
             tracing::warn!(
@@ -109,3 +111,5 @@ impl Record {
         }
     }
 }
+
+const MAX_MESSAGE: usize = 2_048;
