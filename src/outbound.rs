@@ -47,7 +47,7 @@ use tower::util::BoxCloneSyncService;
 
 #[cfg(feature = "authzen")]
 pub(crate) use self::address::dangerous_url;
-#[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management", feature = "remote-jwks"))]
+#[cfg(any(feature = "authzen", feature = "remote-jwks"))]
 pub(crate) use self::address::secure_url;
 #[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management"))]
 pub(crate) use self::base::{Address, bearer};
@@ -154,7 +154,7 @@ impl OutboundBuilder {
     }
 
     /// Leaves it to the caller to send a request again that an HTTP/2 peer gave back untouched.
-    #[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management"))]
+    #[cfg(any(feature = "authzen", feature = "opa"))]
     pub(crate) fn without_repeats(mut self) -> Self {
         self.repeats = false;
         self
