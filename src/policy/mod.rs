@@ -17,6 +17,8 @@ mod opa;
 mod reads;
 #[cfg(feature = "rego")]
 mod rego;
+#[cfg(feature = "opa-wasm")]
+mod wasm;
 
 pub use backend::{PolicyBackend, PolicyError, PolicyErrorKind, PolicyInForce};
 pub use combine::{
@@ -36,3 +38,5 @@ pub use opa::{Opa, OpaBuilder};
 pub use reads::Reads;
 #[cfg(feature = "rego")]
 pub use rego::{PolicySet, Rego, RegoBuilder, Watch, WatchSettings};
+#[cfg(feature = "opa-wasm")]
+pub use wasm::{CompiledPolicy, Wasm, WasmBuilder};

@@ -3,16 +3,16 @@
 mod ast;
 mod builder;
 mod builtins;
-mod corrections;
-mod differences;
+pub(in crate::policy) mod corrections;
+pub(in crate::policy) mod differences;
 mod engine;
 pub(in crate::policy) mod form;
-mod generation;
+pub(in crate::policy) mod generation;
 mod lint;
 mod set;
 #[cfg(test)]
 mod tests;
-mod turns;
+pub(in crate::policy) mod turns;
 mod walk;
 mod watch;
 mod workers;
