@@ -7,6 +7,7 @@ mod equality;
 mod inputs;
 mod negation;
 mod server;
+mod wasm;
 
 use std::{
     path::PathBuf,

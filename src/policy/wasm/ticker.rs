@@ -88,6 +88,8 @@ impl Shared {
                 thread::park();
             }
             self.is_asleep.store(false, Ordering::SeqCst);
+            // Whoever woke it may be done already, and is not to do so again for each request.
+            idle = 0;
         }
     }
 }

@@ -20,6 +20,7 @@ use super::{
     equality::{essence, in_one_spelling, questions},
     inputs::Inputs,
     server::Server,
+    wasm,
 };
 use crate::root;
 
@@ -31,7 +32,7 @@ pub(super) async fn every_engine_decides_what_opa_decides(opa: PathBuf) {
     let (mut decisions, mut faults, mut in_parity) = (0, Vec::new(), 0);
     let policies = policies();
     for policy in &policies {
-        let outcome = policy.compare(&server, &actor).await;
+        let outcome = policy.compare(&opa, &server, &actor).await;
         decisions += outcome.decisions;
         in_parity += usize::from(policy.about.refused.is_none());
         println!(
@@ -43,7 +44,7 @@ pub(super) async fn every_engine_decides_what_opa_decides(opa: PathBuf) {
                 Some(why) => format!("refused: {why}"),
                 None => "parity".to_owned(),
             },
-            outcome.disagreements
+            outcome.disagreements.join(", ")
         );
         faults.extend(outcome.faults.into_iter().map(|fault| format!("{}: {fault}", policy.name)));
     }
@@ -87,7 +88,8 @@ struct Outcome {
     decisions: usize,
     /// In percent.
     allowed: usize,
-    disagreements: usize,
+    /// For each other engine, with its name.
+    disagreements: Vec<String>,
     faults: Vec<String>,
 }
 
@@ -95,8 +97,10 @@ struct Outcome {
 struct Other {
     name: &'static str,
     backend: Arc<dyn PolicyBackend>,
-    /// Whether it has to decide what Open Policy Agent decides.
+    /// Whether it may never allow what Open Policy Agent does not.
     parity: bool,
+    /// Whether it is said to decide otherwise.
+    differs: bool,
 }
 
 impl Policy {
@@ -111,10 +115,11 @@ impl Policy {
         Self { name, about, modules, data }
     }
 
-    async fn compare(&self, server: &Server, actor: &ActorInput) -> Outcome {
+    async fn compare(&self, opa: &Path, server: &Server, actor: &ActorInput) -> Outcome {
         let questions = self.about.inputs.questions(&self.name, QUESTIONS, actor);
+        let program = opa;
         let opa = self.ask(self.opa(server), &questions).await;
-        let mut outcome = Outcome { decisions: questions.len(), allowed: 0, disagreements: 0, faults: Vec::new() };
+        let mut outcome = Outcome { decisions: questions.len(), allowed: 0, disagreements: Vec::new(), faults: Vec::new() };
         outcome.allowed = opa.iter().filter(|answer| allows(answer)).count() * 100 / opa.len();
         if questions.len() < QUESTIONS {
             outcome.faults.push(format!("only {} different questions", questions.len()));
@@ -122,7 +127,7 @@ impl Policy {
         if !(20..=80).contains(&outcome.allowed) {
             outcome.faults.push(format!("{} % allowed", outcome.allowed));
         }
-        for other in self.others(&mut outcome.faults) {
+        for other in self.others(program, &mut outcome.faults) {
             let answers = self.ask(other.backend, &questions).await;
             let mut unlike = 0;
             for ((theirs, ours), question) in opa.iter().zip(&answers).zip(&questions) {
@@ -131,7 +136,7 @@ impl Policy {
                 }
                 unlike += 1;
                 let is_unsafe = allows(ours) && !(allows(theirs) && obligations(theirs) == obligations(ours));
-                if other.parity && (is_unsafe || self.about.differs.is_empty()) {
+                if other.parity && (is_unsafe || !other.differs) {
                     let (kind, name) = (if is_unsafe { UNSAFE } else { "difference" }, other.name);
                     let question = serde_json::to_string(question).unwrap();
                     outcome.faults.push(format!(
@@ -141,10 +146,10 @@ impl Policy {
                     ));
                 }
             }
-            if unlike == 0 && (!other.parity || !self.about.differs.is_empty()) {
+            if unlike == 0 && other.differs {
                 outcome.faults.push(format!("{} decides as opa does, which it is said not to", other.name));
             }
-            outcome.disagreements += unlike;
+            outcome.disagreements.push(format!("{}: {unlike}", other.name));
         }
         let unsaid = self.about.differs.iter().filter(|why| !GUIDE.contains(why.as_str()));
         outcome.faults.extend(unsaid.map(|why| format!("the guide does not say `{why}`")));
@@ -152,10 +157,11 @@ impl Policy {
     }
 
     /// The engines that are compared. A further one joins here.
-    fn others(&self, faults: &mut Vec<String>) -> Vec<Other> {
-        let mut others = Vec::new();
+    fn others(&self, opa: &Path, faults: &mut Vec<String>) -> Vec<Other> {
+        let mut others: Vec<_> = self.wasm(opa, faults).into_iter().collect();
+        let differs = !self.about.differs.is_empty();
         match (self.rego(false), &self.about.refused) {
-            (Ok(backend), None) => others.push(Other { name: "rego", backend: Arc::new(backend), parity: true }),
+            (Ok(backend), None) => others.push(Other { name: "rego", backend: Arc::new(backend), parity: true, differs }),
             (Ok(_), Some(_)) => faults.push("rego takes it".to_owned()),
             (Err(error), None) => faults.push(format!("rego refuses it: {error}")),
             (Err(error), Some(why)) => {
@@ -164,11 +170,29 @@ impl Policy {
                 }
                 // What cannot be used at all cannot be compared either.
                 if let Ok(backend) = self.rego(true) {
-                    others.push(Other { name: "relaxed rego", backend: Arc::new(backend), parity: false });
+                    others.push(Other { name: "relaxed rego", backend: Arc::new(backend), parity: false, differs: true });
                 }
             }
         }
         others
+    }
+
+    fn wasm(&self, opa: &Path, faults: &mut Vec<String>) -> Option<Other> {
+        let listed = |list: &[(&str, &'static str)]| list.iter().find(|(name, _)| *name == self.name).map(|(_, why)| *why);
+        let contents = wasm::compiled(opa, &corpus().join(&self.name), &self.name);
+        match (wasm::load(contents, &self.name, self.format()), listed(&wasm::REFUSED)) {
+            (Ok(backend), None) => {
+                let differs = listed(&wasm::DIFFERS).is_some();
+                return Some(Other { name: "wasm", backend: Arc::new(backend), parity: true, differs });
+            }
+            (Ok(_), Some(_)) => faults.push("wasm takes it".to_owned()),
+            (Err(error), None) => faults.push(format!("wasm refuses it: {error}")),
+            (Err(error), Some(why)) if !error.to_string().contains(why) => {
+                faults.push(format!("wasm refuses it, but not for `{why}`: {error}"));
+            }
+            (Err(_), Some(_)) => {}
+        }
+        None
     }
 
     fn format(&self) -> InputFormat {

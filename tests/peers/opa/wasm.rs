@@ -1,0 +1,50 @@
+//! The corpus compiled by `opa build -t wasm`, for `policy::Wasm`.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use portcullis::{
+    ConfigError,
+    policy::{
+        InputFormat, Wasm,
+        bundle::{Bundle, Contents, Limits, Verification},
+    },
+};
+
+/// What is refused when it is loaded, and for which words.
+pub(super) const REFUSED: [(&str, &str); 2] =
+    [("refused_lenient_dates", "`time.parse_ns`"), ("refused_lenient_escapes", "`urlquery.decode`")];
+
+/// What decides otherwise than the server, and why.
+pub(super) const DIFFERS: [(&str, &str); 0] = [];
+
+/// The policy in this directory, as a bundle with a compiled module.
+pub(super) fn compiled(opa: &Path, directory: &Path, name: &str) -> Contents {
+    let scratch = tempfile::tempdir().unwrap();
+    let (root, archive) = (scratch.path().join("bundle"), scratch.path().join("bundle.tar.gz"));
+    fs::create_dir_all(root.join(name)).unwrap();
+    for file in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+        let file_name = file.file_name().unwrap();
+        if file_name != "inputs.json" {
+            fs::copy(&file, root.join(name).join(file_name)).unwrap();
+        }
+    }
+    let built = Command::new(opa)
+        .args(["build", "-t", "wasm", "-e", &format!("{name}/decision"), "--revision", name, "--bundle"])
+        .args([&root, Path::new("-o"), &archive])
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{name}: {}", String::from_utf8_lossy(&built.stderr));
+    let archive = fs::read(&archive).unwrap();
+    let bundle = Bundle::read(name, &archive, &Verification::dangerous_unverified(), &Limits::default()).unwrap();
+    Contents::of([&bundle]).unwrap()
+}
+
+pub(super) fn load(contents: Contents, name: &str, format: InputFormat) -> Result<Wasm, ConfigError> {
+    Wasm::builder()
+        .with_policy(contents)
+        .with_decision_path(format!("data.{name}.decision"))
+        .with_input_format(format)
+        // The default is for optimised builds.
+        .with_time_limit(Duration::from_secs(1))
+        .build()
+}
