@@ -83,7 +83,7 @@ impl Builtins {
                 return None;
             }
             if let ("sprintf", [Value::String(format), Value::Array(values)]) = (*name, &arguments[..]) {
-                if let Some(text) = simple_text(format, values) {
+                if let Some(text) = simple_text(format, values.iter()) {
                     return value::write(&Value::from(text));
                 }
             }
@@ -97,8 +97,7 @@ impl Builtins {
 }
 
 /// What nearly every call of `sprintf` is, without the engine: texts and whole numbers put into a text.
-fn simple_text(format: &str, values: &[Value]) -> Option<String> {
-    let mut values = values.iter();
+fn simple_text<'a>(format: &str, mut values: impl Iterator<Item = &'a Value>) -> Option<String> {
     let mut pieces = format.split('%');
     let mut text = pieces.next()?.to_owned();
     for piece in pieces {
