@@ -128,9 +128,9 @@ fn count(values: &[Value]) -> Option<Value> {
 
 fn sha256(values: &[Value]) -> Option<Value> {
     match values {
-        [Value::String(text)] => {
-            Some(Value::from(Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
-        }
+        [Value::String(text)] => Some(Value::from(
+            Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        )),
         _ => None,
     }
 }
@@ -147,7 +147,9 @@ fn always(_: &[Value]) -> bool {
 fn same_kind(arguments: &[Value]) -> bool {
     matches!(
         arguments,
-        [Value::Object(_), Value::Object(_)] | [Value::Set(_), Value::Set(_)] | [Value::Array(_), Value::Array(_) | Value::Set(_)]
+        [Value::Object(_), Value::Object(_)]
+            | [Value::Set(_), Value::Set(_)]
+            | [Value::Array(_), Value::Array(_) | Value::Set(_)]
     )
 }
 
@@ -261,6 +263,9 @@ mod tests {
         let wanted = ["http.send", "opa.runtime", "rand.intn", "sprintf", "time.now_ns", "uuid.rfc4122"];
         let wanted = wanted.into_iter().map(str::to_owned).zip(0..).collect();
         let error = Table::new(&wanted).err().unwrap().to_string();
-        assert!(error.ends_with("do without `http.send`, `opa.runtime`, `rand.intn`, `time.now_ns`, `uuid.rfc4122`"), "{error}");
+        assert!(
+            error.ends_with("do without `http.send`, `opa.runtime`, `rand.intn`, `time.now_ns`, `uuid.rfc4122`"),
+            "{error}"
+        );
     }
 }

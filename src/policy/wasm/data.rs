@@ -40,9 +40,8 @@ impl<'a> Tree<'a> {
                 Some(below) => below.add(mount, depth + 1, text),
                 None => {
                     let inner = mount.iter().skip(depth + 1).rev();
-                    let value = inner.fold(Self::Raw(text), |inner, step| {
-                        Self::Object(BTreeMap::from([(step.clone(), inner)]))
-                    });
+                    let value = inner
+                        .fold(Self::Raw(text), |inner, step| Self::Object(BTreeMap::from([(step.clone(), inner)])));
                     members.insert(step.clone(), value);
                     Ok(())
                 }
@@ -117,7 +116,11 @@ mod tests {
     fn documents_come_together_and_numbers_keep_their_digits() {
         for (name, documents, whole) in [
             ("none", &[][..], "{}"),
-            ("as written", &[("", r#"{"a":1.50,"b":123456789012345678901234567890}"#)], r#"{"a":1.50,"b":123456789012345678901234567890}"#),
+            (
+                "as written",
+                &[("", r#"{"a":1.50,"b":123456789012345678901234567890}"#)],
+                r#"{"a":1.50,"b":123456789012345678901234567890}"#,
+            ),
             ("below", &[("a/b", "1e3")], r#"{"a":{"b":1e3}}"#),
             ("beside", &[("", r#"{"a":{"x":1}}"#), ("a/y", "[2]"), ("b", "{}")], r#"{"a":{"x":1,"y":[2]},"b":{}}"#),
             ("deeper", &[("a", r#"{"b":{"c":1}}"#), ("", r#"{"a":{"b":{"d":2}}}"#)], r#"{"a":{"b":{"c":1,"d":2}}}"#),

@@ -13,6 +13,7 @@ use super::{
     builtins::{Builtins, Table},
     fault::{Fault, abort},
     ticker::Ticker,
+    value,
 };
 use crate::json;
 
@@ -125,7 +126,8 @@ impl Template {
         machine.allocate(bytes.len())?;
         machine.write(*base, bytes)?;
         machine.data = *data;
-        machine.rest = u32::try_from(bytes.len()).ok().and_then(|length| base.checked_add(length)).ok_or(Fault::OutOfBounds)?;
+        machine.rest =
+            u32::try_from(bytes.len()).ok().and_then(|length| base.checked_add(length)).ok_or(Fault::OutOfBounds)?;
         machine.size = machine.memory.data_size(&machine.store);
         Ok(machine)
     }
@@ -146,8 +148,12 @@ impl Template {
         let memory = Memory::new(&mut store, ty).map_err(|_| {
             Fault::unfit("its memory begins larger than one instance may have: allow more `with_memory_limit`")
         })?;
-        let imports: Vec<_> =
-            self.module.imports().map(|import| imported(&mut store, memory, import.name())).collect::<Option<_>>().ok_or_else(|| Fault::unfit("it imports something unknown"))?;
+        let imports: Vec<_> = self
+            .module
+            .imports()
+            .map(|import| imported(&mut store, memory, import.name()))
+            .collect::<Option<_>>()
+            .ok_or_else(|| Fault::unfit("it imports something unknown"))?;
         let instance = Instance::new(&mut store, &self.module, &imports)?;
         let heap = Heap {
             get: function(&mut store, &instance, "opa_heap_ptr_get")?,
@@ -169,12 +175,13 @@ impl Machine {
         self.heap.set.call(&mut self.store, self.rest.cast_signed())?;
         let (at, length) = self.place(input)?;
         let heap = self.heap.get.call(&mut self.store, ())?;
-        let result = self.eval.call(&mut self.store, (0, entry, self.data, at, length, heap, 0))?;
-        let text = text(self.memory.data(&self.store), result, MAX_RESULT)?;
-        match text {
-            b"[]" => Ok(None),
-            [b'[', result @ .., b']'] => {
-                let mut members = json::object(result).ok_or(Fault::NoResult)?;
+        let result = self.eval.call(&mut self.store, (0, entry, self.data, at, length, heap, AS_VALUE))?;
+        // A set of at most one object. As JSON, the order of sets inside of it would be that of a hash table.
+        match text(self.memory.data(&self.store), result, MAX_RESULT)? {
+            b"set()" => Ok(None),
+            [b'{', result @ .., b'}'] => {
+                let members = json::object(result).or_else(|| value::object(std::str::from_utf8(result).ok()?));
+                let mut members = members.ok_or(Fault::NoResult)?;
                 let result = members.remove("result").ok_or(Fault::NoResult)?;
                 if members.is_empty() { Ok(Some(result)) } else { Err(Fault::NoResult) }
             }
@@ -197,7 +204,9 @@ impl Machine {
             (Some(major), Some(minor)) => Err(Fault::Unfit(format!(
                 "its binary interface is of version {major}.{minor}, and has to be 1.{MIN_MINOR_VERSION} or a later 1.x: build it with                  a newer `opa`"
             ))),
-            _ => Err(Fault::unfit("it does not say of which version its binary interface is: build it with `opa build -t wasm`")),
+            _ => Err(Fault::unfit(
+                "it does not say of which version its binary interface is: build it with `opa build -t wasm`",
+            )),
         }
     }
 
@@ -283,16 +292,20 @@ fn imported(store: &mut Store<Host>, memory: Memory, name: &str) -> Option<Exter
         }),
         // What a policy prints can be what a request brought.
         "opa_println" => Func::wrap(store, |_: i32| {}),
-        "opa_builtin0" => Func::wrap(store, move |caller: Caller<'_, Host>, id: i32, _: i32| call(caller, memory, id, [])),
+        "opa_builtin0" => {
+            Func::wrap(store, move |caller: Caller<'_, Host>, id: i32, _: i32| call(caller, memory, id, []))
+        }
         "opa_builtin1" => {
             Func::wrap(store, move |caller: Caller<'_, Host>, id: i32, _: i32, a: i32| call(caller, memory, id, [a]))
         }
         "opa_builtin2" => Func::wrap(store, move |caller: Caller<'_, Host>, id: i32, _: i32, a: i32, b: i32| {
             call(caller, memory, id, [a, b])
         }),
-        "opa_builtin3" => Func::wrap(store, move |caller: Caller<'_, Host>, id: i32, _: i32, a: i32, b: i32, c: i32| {
-            call(caller, memory, id, [a, b, c])
-        }),
+        "opa_builtin3" => {
+            Func::wrap(store, move |caller: Caller<'_, Host>, id: i32, _: i32, a: i32, b: i32, c: i32| {
+                call(caller, memory, id, [a, b, c])
+            })
+        }
         "opa_builtin4" => {
             Func::wrap(store, move |caller: Caller<'_, Host>, id: i32, _: i32, a: i32, b: i32, c: i32, d: i32| {
                 call(caller, memory, id, [a, b, c, d])
@@ -359,6 +372,9 @@ const FUNCTIONS: [&str; 7] =
 
 /// The first one that has `opa_eval`.
 const MIN_MINOR_VERSION: i32 = 2;
+
+/// What `opa_eval` is to write: its own notation, and not JSON.
+const AS_VALUE: i32 = 1;
 
 const MAX_TABLE_ELEMENTS: usize = 1 << 20;
 

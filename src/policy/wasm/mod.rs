@@ -43,8 +43,8 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
-pub use self::{builder::WasmBuilder, compiled::CompiledPolicy};
 use self::generation::{Generation, Settings};
+pub use self::{builder::WasmBuilder, compiled::CompiledPolicy};
 use super::{
     Decision, PolicyBackend, PolicyError, PolicyInForce, PolicyInput, PolicyRevision,
     rego::{generation::retire, turns::Turns},

@@ -153,8 +153,14 @@ impl Pool {
             match made {
                 Ok(Ok(machine)) => self.put_back(machine),
                 failed => {
-                    let cause = failed.map_or_else(|_| "it panicked".to_owned(), |made| made.err().map_or_else(String::new, |error| error.to_string()));
-                    tracing::warn!(cause, "an instance of the policy could not be made: the next evaluation tries again");
+                    let cause = failed.map_or_else(
+                        |_| "it panicked".to_owned(),
+                        |made| made.err().map_or_else(String::new, |error| error.to_string()),
+                    );
+                    tracing::warn!(
+                        cause,
+                        "an instance of the policy could not be made: the next evaluation tries again"
+                    );
                     let mut state = self.lock();
                     state.missing += 1;
                     state.is_refilling = false;

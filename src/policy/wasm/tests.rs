@@ -5,7 +5,10 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    policy::{Effect, PolicyErrorKind, bundle::CompiledModule},
+    policy::{
+        Effect, PolicyErrorKind,
+        bundle::{CompiledModule, Contents},
+    },
     testing::policy_input,
 };
 
@@ -23,7 +26,10 @@ fn module(changes: &[(&str, &str)]) -> Vec<u8> {
 /// Does something else when it is asked about somebody with a long name.
 fn faulty(fault: &str, more: &str) -> Vec<u8> {
     let faulty = format!("(local $end i32) (if (i32.gt_u (local.get $length) (i32.const 3000)) (then {fault}))");
-    module(&[("(local $end i32)", &faulty), ("(func (export \"builtins\")", &format!("{more} (func (export \"builtins\")"))])
+    module(&[
+        ("(local $end i32)", &faulty),
+        ("(func (export \"builtins\")", &format!("{more} (func (export \"builtins\")")),
+    ])
 }
 
 fn builder(module: impl Into<Bytes>) -> WasmBuilder {
@@ -75,32 +81,78 @@ fn a_module_that_is_no_policy_is_refused_with_the_cause() {
         ("a component", wat::parse_str("(component)").unwrap(), "mend the module"),
         ("an empty module", wat::parse_str("(module)").unwrap(), "imports no memory"),
         ("abi 2", module(&[("abi_version\") i32 (i32.const 1)", "abi_version\") i32 (i32.const 2)")]), "version 2.2"),
-        ("abi 1.1", module(&[("minor_version\") i32 (i32.const 2)", "minor_version\") i32 (i32.const 1)")]), "version 1.1"),
+        (
+            "abi 1.1",
+            module(&[("minor_version\") i32 (i32.const 2)", "minor_version\") i32 (i32.const 1)")]),
+            "version 1.1",
+        ),
         ("no abi", module(&[("opa_wasm_abi_version", "other")]), "does not say"),
-        ("abi as a float", module(&[("abi_version\") i32 (i32.const 1)", "abi_version\") f32 (f32.const 1)")]), "does not say"),
+        (
+            "abi as a float",
+            module(&[("abi_version\") i32 (i32.const 1)", "abi_version\") f32 (f32.const 1)")]),
+            "does not say",
+        ),
         ("no eval", module(&[("\"opa_eval\"", "\"other\"")]), "no function `opa_eval`"),
         ("no malloc", module(&[("\"opa_malloc\"", "\"other\"")]), "no function `opa_malloc`"),
-        ("eval of another form", module(&[(eval, "(func (export \"opa_eval\") (param i64)")]), "no function `opa_eval`"),
+        (
+            "eval of another form",
+            module(&[(eval, "(func (export \"opa_eval\") (param i64)")]),
+            "no function `opa_eval`",
+        ),
         (
             "a system interface",
-            module(&[(import, &format!("{import} (import \"wasi_snapshot_preview1\" \"fd_write\" (func (param i32)))"))]),
+            module(&[(
+                import,
+                &format!("{import} (import \"wasi_snapshot_preview1\" \"fd_write\" (func (param i32)))"),
+            )]),
             "`wasi_snapshot_preview1.fd_write`",
         ),
-        ("an import of another kind", module(&[(import, &format!("{import} (import \"env\" \"opa_println\" (global i32))"))]), "`env.opa_println`"),
-        ("an import of another form", module(&[("(func $abort (param i32))", "(func $abort (param i64))")]), "mend the module"),
-        ("a second memory", module(&[(import, &format!("{import} (memory 1)"))]), "mend the module"),
+        (
+            "an import of another kind",
+            module(&[(import, &format!("{import} (import \"env\" \"opa_println\" (global i32))"))]),
+            "`env.opa_println`",
+        ),
+        (
+            "an import of another form",
+            module(&[("(func $abort (param i32))", "(func $abort (param i64))")]),
+            "mend the module",
+        ),
+        ("a second memory", module(&[("(global $heap", "(memory 1) (global $heap")]), "mend the module"),
         ("a wide memory", module(&[("(memory 2)", "(memory i64 2)")]), "mend the module"),
         ("too much memory", module(&[("(memory 2)", "(memory 3000)")]), "with_memory_limit"),
-        ("vectors", module(&[(eval, "(func (drop (v128.const i64x2 0 0))) (func (export \"opa_eval\")")]), "mend the module"),
-        ("unknown functions", module(&[("\"{}\\00\"", "\"{\\\"http.send\\\":0,\\\"time.now_ns\\\":1}\\00\"")]), "do without `http.send`, `time.now_ns`"),
+        (
+            "vectors",
+            module(&[(eval, "(func (drop (v128.const i64x2 0 0))) (func (export \"opa_eval\")")]),
+            "mend the module",
+        ),
+        (
+            "unknown functions",
+            module(&[("\"{}\\00\"", "\"{\\\"http.send\\\":0,\\\"time.now_ns\\\":1}\\00\"")]),
+            "do without `http.send`, `time.now_ns`",
+        ),
         ("a table that is none", module(&[("\"{}\\00\"", "\"[]\\00\"")]), "`builtins` gives is no table"),
         ("a table outside", module(&[("(i32.const 256))\n", "(i32.const -1))\n")]), "outside of its memory"),
         ("no entry point", module(&[("authz/decision\\\"", "authz/allow\\\"")]), "`data.authz.allow`"),
         ("no entry points", module(&[("{\\\"authz/decision\\\":0}", "{}")]), "it has none"),
-        ("data that it cannot read", module(&[("\"opa_json_parse\") (param i32 i32) (result i32) (local.get 0)", "\"opa_json_parse\") (param i32 i32) (result i32) (i32.const 0)")]), "cannot read the data"),
-        ("trap at the start", module(&[(eval, "(func $start (unreachable)) (start $start) (func (export \"opa_eval\")")]), "trapped"),
-        ("gives up at the start", module(&[(eval, "(func $start (call $abort (i32.const 64))) (start $start) (func (export \"opa_eval\")")]), "gave up"),
-        ("no answer to the canary", module(&[("[{\\\"result\\\":true}]", "[{\\\"result\\\":null}]")]), "canary"),
+        (
+            "data that it cannot read",
+            module(&[(
+                "\"opa_json_parse\") (param i32 i32) (result i32) (local.get 0)",
+                "\"opa_json_parse\") (param i32 i32) (result i32) (i32.const 0)",
+            )]),
+            "cannot read the data",
+        ),
+        (
+            "trap at the start",
+            module(&[(eval, "(func $start (unreachable)) (start $start) (func (export \"opa_eval\")")]),
+            "trapped",
+        ),
+        (
+            "gives up at the start",
+            module(&[(eval, "(func $start (call $abort (i32.const 64))) (start $start) (func (export \"opa_eval\")")]),
+            "gave up",
+        ),
+        ("no answer to the canary", module(&[("{{\\\"result\\\":true}}", "{{\\\"result\\\":null}}")]), "canary"),
     ] {
         let error = refused(builder(module));
         assert!(error.contains(words), "{name}: {error}");
@@ -111,9 +163,27 @@ fn a_module_that_is_no_policy_is_refused_with_the_cause() {
 fn a_module_that_does_not_end_while_it_is_loaded_is_refused() {
     let ever = "(loop $ever (br $ever))";
     for (name, module) in [
-        ("start", module(&[("(func (export \"opa_eval\")", &format!("(func $start {ever}) (start $start) (func (export \"opa_eval\")"))])),
-        ("table", module(&[("(func (export \"entrypoints\") (result i32)", &format!("(func (export \"entrypoints\") (result i32) {ever}"))])),
-        ("data", module(&[("\"opa_json_parse\") (param i32 i32) (result i32)", &format!("\"opa_json_parse\") (param i32 i32) (result i32) {ever}"))])),
+        (
+            "start",
+            module(&[(
+                "(func (export \"opa_eval\")",
+                &format!("(func $start {ever}) (start $start) (func (export \"opa_eval\")"),
+            )]),
+        ),
+        (
+            "table",
+            module(&[(
+                "(func (export \"entrypoints\") (result i32)",
+                &format!("(func (export \"entrypoints\") (result i32) {ever}"),
+            )]),
+        ),
+        (
+            "data",
+            module(&[(
+                "\"opa_json_parse\") (param i32 i32) (result i32)",
+                &format!("\"opa_json_parse\") (param i32 i32) (result i32) {ever}"),
+            )]),
+        ),
     ] {
         let mut builder = builder(module);
         builder.patience = std::time::Duration::from_millis(50);
@@ -138,7 +208,12 @@ fn whatever_an_evaluation_does_is_no_decision_and_the_next_one_is_decided() {
         ("stack overflow", "(drop (call $deep (i32.const 0)))", deep, PolicyErrorKind::Evaluation),
         ("gives up", "(call $abort (i32.const 64))", "", PolicyErrorKind::Evaluation),
         ("gives up nowhere", "(call $abort (i32.const -1))", "", PolicyErrorKind::Evaluation),
-        ("undeclared function", "(drop (call $builtin1 (i32.const 0) (i32.const 0) (i32.const 64)))", "", PolicyErrorKind::Evaluation),
+        (
+            "undeclared function",
+            "(drop (call $builtin1 (i32.const 0) (i32.const 0) (i32.const 64)))",
+            "",
+            PolicyErrorKind::Evaluation,
+        ),
         ("result outside", "(return (i32.const -1))", "", PolicyErrorKind::InvalidResult),
         ("result without end", open, "", PolicyErrorKind::InvalidResult),
         ("huge result", long, "", PolicyErrorKind::InvalidResult),
@@ -163,35 +238,43 @@ fn a_result_that_is_none_is_no_decision() {
     for text in [
         "",
         "true",
-        "[true]",
-        "[null]",
+        "{true}",
+        "{null}",
         "{}",
+        "[]",
         r#"{"result":true}"#,
-        r#"[{"result":true}"#,
-        r#"[{"result":true}]]"#,
-        r#"[{"result":true},{"result":true}]"#,
-        r#"[{"result":true,"more":1}]"#,
-        r#"[{"result":false,"result":true}]"#,
-        r#"[{"result":{"allow":false,"allow":true}}]"#,
-        r#"[{"result":{"allow":false,"decision":true}}]"#,
-        r#"[{"other":true}]"#,
-        r#"[{"result":null}]"#,
-        r#"[{"result":"true"}]"#,
-        r#"[{"result":1}]"#,
-        r#"[{"result":[true]}]"#,
-        "[{\"result\":{\"allow\":true,\"reasons\":[\"\\ff\"]}}]",
+        r#"[{"result":true}]"#,
+        r#"{{"result":true}"#,
+        r#"{{"result":true}}}"#,
+        r#"{{"result":true},{"result":true}}"#,
+        r#"{{"result":true,"more":1}}"#,
+        r#"{{"result":false,"result":true}}"#,
+        r#"{{"result":{"allow":false,"allow":true}}}"#,
+        r#"{{"result":{"allow":false,"allow":true,"reasons":{"a"}}}}"#,
+        r#"{{"result":{"allow":false,"decision":true}}}"#,
+        r#"{{"other":true}}"#,
+        r#"{{"result":null}}"#,
+        r#"{{"result":"true"}}"#,
+        r#"{{"result":1}}"#,
+        r#"{{"result":[true]}}"#,
+        r#"{{"result":{true}}}"#,
+        r#"{{"result":set()}}"#,
+        "{{\"result\":{\"allow\":true,\"reasons\":[\"\\ff\"]}}}",
     ] {
         assert_eq!(result(text).unwrap_err().kind(), PolicyErrorKind::InvalidResult, "{text}");
     }
-    let undefined = result("[]").unwrap();
+    let undefined = result("set()").unwrap();
     assert!(undefined.is_undefined() && undefined.effect() == Effect::Deny);
-    assert_eq!(result(r#"[{"result":{"allow":true}}]"#).unwrap().effect(), Effect::Allow);
+    assert_eq!(result(r#"{{"result":{"allow":true}}}"#).unwrap().effect(), Effect::Allow);
+    let sorted = result(r#"{{"result":{"allow":true,"reasons":{"b","a"}}}}"#).unwrap();
+    assert_eq!(sorted.reasons(), ["a", "b"]);
 }
 
 #[test]
 fn an_evaluation_leaves_nothing_behind_and_one_that_grew_goes() {
     // A megabyte each time: without the reset the second one would not fit.
-    let wasm = builder(faulty("(drop (call $malloc (i32.const 1000000)))", "")).with_instances(1).with_memory_limit(2 << 20);
+    let wasm =
+        builder(faulty("(drop (call $malloc (i32.const 1000000)))", "")).with_instances(1).with_memory_limit(2 << 20);
     let wasm = wasm.build().unwrap();
     for _ in 0..20 {
         assert_eq!(ask_at_length(&wasm).unwrap().effect(), Effect::Allow);
@@ -201,7 +284,12 @@ fn an_evaluation_leaves_nothing_behind_and_one_that_grew_goes() {
     let large = "(func $large (result i32) (i32.gt_u (memory.size) (i32.const 90)))";
     let text = faulty(grow, large);
     let small = module(&[
-        ("(local $end i32)", &format!("(local $end i32) (if (call $large) (then (return (i32.const 640)))) (if (i32.gt_u (local.get $length) (i32.const 3000)) (then {grow}))")),
+        (
+            "(local $end i32)",
+            &format!(
+                "(local $end i32) (if (call $large) (then (return (i32.const 640)))) (if (i32.gt_u (local.get $length) (i32.const 3000)) (then {grow}))"
+            ),
+        ),
         ("(func (export \"builtins\")", &format!("{large} (func (export \"builtins\")")),
     ]);
     drop(text);
@@ -226,7 +314,8 @@ fn who_finds_no_free_instance_in_time_is_turned_away() {
 
 #[test]
 fn many_threads_share_the_instances() {
-    let wasm = builder(module(&[])).with_instances(2).with_time_limit(std::time::Duration::from_secs(1)).build().unwrap();
+    let wasm =
+        builder(module(&[])).with_instances(2).with_time_limit(std::time::Duration::from_secs(1)).build().unwrap();
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -244,7 +333,7 @@ fn many_threads_share_the_instances() {
 fn a_policy_replaces_another_and_one_that_is_refused_does_not() {
     let wasm = builder(module(&[])).build().unwrap();
     let first = wasm.in_force().unwrap();
-    let denies = || CompiledPolicy::new(module(&[("[{\\\"result\\\":true}]", "[{\\\"result\\\":false}]")]));
+    let denies = || CompiledPolicy::new(module(&[("{{\\\"result\\\":true}}", "{{\\\"result\\\":false}}")]));
     assert_eq!(wasm.activate(denies().with_revision("2")).unwrap().as_str(), "2");
     assert_eq!(ask(&wasm, "GET").unwrap().effect(), Effect::Deny);
     assert_ne!(wasm.in_force().unwrap().epoch, first.epoch);
@@ -267,10 +356,11 @@ fn the_module_that_the_bundle_names_for_the_path_is_taken() {
         entry_points: Some(vec![entry_point.to_owned()]),
         module: module.into(),
     };
-    let policy = CompiledPolicy {
-        modules: vec![named("other/decision", b"never read".to_vec()), named("authz/decision", module(&[]))],
-        ..CompiledPolicy::default()
-    };
+    let mut contents = Contents::default();
+    contents.wasm = vec![named("other/decision", b"never read".to_vec()), named("authz/decision", module(&[]))];
+    contents.revision = "7".to_owned();
+    let policy = CompiledPolicy::from(contents);
+    assert_eq!(policy.revision().as_str(), "7");
     let wasm = Wasm::new(policy.clone()).unwrap();
     assert_eq!(ask(&wasm, "GET").unwrap().effect(), Effect::Allow);
     let error = refused(Wasm::builder().with_policy(policy).with_decision_path("data.authz.allow"));

@@ -3,12 +3,47 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use regorus::Value;
+use serde_json::Map;
 
 /// `None` for what is no value, too deep, or has a number that would not come through whole.
 pub(super) fn read(text: &str) -> Option<Value> {
-    let mut reader = Reader { rest: text };
+    whole(text, true)
+}
+
+/// An object as JSON has it: sets are arrays in their order, names are texts. As Open Policy Agent answers to others.
+pub(super) fn object(text: &str) -> Option<Map<String, serde_json::Value>> {
+    match json(&whole(text, false)?)? {
+        serde_json::Value::Object(members) => Some(members),
+        _ => None,
+    }
+}
+
+fn whole(text: &str, is_exact: bool) -> Option<Value> {
+    let mut reader = Reader { rest: text, is_exact };
     let value = reader.value(MAX_DEPTH)?;
     reader.rest.is_empty().then_some(value)
+}
+
+fn json(value: &Value) -> Option<serde_json::Value> {
+    match value {
+        Value::Array(items) => items.iter().map(json).collect(),
+        Value::Set(items) => items.iter().map(json).collect(),
+        Value::Object(members) => {
+            let mut object = Map::new();
+            for (name, value) in members.iter() {
+                let name = match name {
+                    Value::String(name) => name.as_ref().to_owned(),
+                    name => json(name)?.to_string(),
+                };
+                // Two names that become one would be two readings.
+                if object.insert(name, json(value)?).is_some() {
+                    return None;
+                }
+            }
+            Some(serde_json::Value::Object(object))
+        }
+        _ => serde_json::to_value(value).ok(),
+    }
 }
 
 /// `None` for what has no such form.
@@ -29,6 +64,8 @@ pub(super) fn write(value: &Value) -> Option<String> {
 
 struct Reader<'a> {
     rest: &'a str,
+    /// Whether numbers have to come through whole.
+    is_exact: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -59,7 +96,10 @@ impl<'a> Reader<'a> {
         while !self.ends(!(items.is_empty() && members.is_empty()), "}")? {
             let first = self.value(depth)?;
             if self.take(":") {
-                members.insert(first, self.value(depth)?);
+                let value = self.value(depth)?;
+                if members.insert(first, value).is_some() {
+                    return None;
+                }
             } else {
                 items.insert(first);
             }
@@ -106,7 +146,8 @@ impl<'a> Reader<'a> {
         let end = self.rest.find(|char: char| !(char.is_ascii_digit() || "+-.eE".contains(char)));
         let (number, rest) = self.rest.split_at_checked(end.unwrap_or(self.rest.len()))?;
         self.rest = rest;
-        let is_exact = number.parse::<i64>().is_ok()
+        let is_exact = !self.is_exact
+            || number.parse::<i64>().is_ok()
             || number.bytes().filter(u8::is_ascii_digit).count() <= EXACT_DIGITS && !number.contains(['e', 'E']);
         if is_exact { Value::from_json_str(number).ok() } else { None }
     }
@@ -134,8 +175,22 @@ mod tests {
     #[test]
     fn what_is_read_is_written_as_it_was() {
         for text in [
-            "null", "true", "-7", "9223372036854775807", "1.5", r#""a\"b\\""#, "[]", "[1,[2]]", "{}", r#"{"a":{"b":1}}"#, "set()", "{1,2}",
-            r#"{"a",[1]}"#, r#"{1:{"x"}}"#, r#"{{"a":1}}"#, "\"\u{e9}\u{1f600}\"",
+            "null",
+            "true",
+            "-7",
+            "9223372036854775807",
+            "1.5",
+            r#""a\"b\\""#,
+            "[]",
+            "[1,[2]]",
+            "{}",
+            r#"{"a":{"b":1}}"#,
+            "set()",
+            "{1,2}",
+            r#"{"a",[1]}"#,
+            r#"{1:{"x"}}"#,
+            r#"{{"a":1}}"#,
+            "\"\u{e9}\u{1f600}\"",
         ] {
             assert_eq!(read(text).and_then(|value| write(&value)).as_deref(), Some(text), "{text}");
         }
@@ -145,12 +200,52 @@ mod tests {
     #[test]
     fn what_is_no_value_or_would_not_come_through_whole_is_refused() {
         for text in [
-            "", "[", "[1", "[1 2]", "[,1]", "{1,2:3}", "{1:}", "{1", "\"", "\"a", "\"\\\"", "nul", "1 2", "]", "1e400",
-            "18446744073709551616", "0.1234567890123456", "1e3", "--1", "NaN", "{\"a\"", "\"\\x\"",
+            "",
+            "[",
+            "[1",
+            "[1 2]",
+            "[,1]",
+            "{1,2:3}",
+            "{1:}",
+            "{1",
+            "\"",
+            "\"a",
+            "\"\\\"",
+            "nul",
+            "1 2",
+            "]",
+            "1e400",
+            "18446744073709551616",
+            "0.1234567890123456",
+            "1e3",
+            "--1",
+            "NaN",
+            "{\"a\"",
+            "\"\\x\"",
         ] {
             assert_eq!(read(text), None, "{text}");
         }
         assert!(read(&format!("{}{}", "[".repeat(64), "]".repeat(64))).is_some());
         assert!(read(&"[".repeat(100_000)).is_none());
+    }
+
+    #[test]
+    fn as_json_sets_are_in_order_and_names_are_texts() {
+        for (text, expected) in [
+            (r#"{"result":{"b","a",{"c"},[2]}}"#, Some(r#"{"result":["a","b",[2],["c"]]}"#)),
+            (
+                r#"{"a":set(),"b":{1:2},"c":0.1234567890123456789}"#,
+                Some(r#"{"a":[],"b":{"1":2},"c":0.12345678901234568}"#),
+            ),
+            (r#"{"a":{[1]:2}}"#, Some(r#"{"a":{"[1]":2}}"#)),
+            (r#"{"a":{1:2,"1":3}}"#, None),
+            (r#"{"a":1,"a":{2}}"#, None),
+            (r#"{"a"}"#, None),
+            ("1", None),
+            (r#"{"a":1}{"a":1}"#, None),
+        ] {
+            let found = object(text).map(|members| serde_json::Value::Object(members).to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
     }
 }
