@@ -33,6 +33,7 @@ pub struct WasmBuilder {
     memory_limit: usize,
     instances: Option<usize>,
     canary: Option<Box<PolicyInput>>,
+    parity: bool,
     pub(super) patience: Duration,
 }
 
@@ -46,6 +47,7 @@ impl WasmBuilder {
             memory_limit: 128 << 20,
             instances: None,
             canary: None,
+            parity: true,
             patience: Duration::from_secs(10),
         }
     }
@@ -100,6 +102,13 @@ impl WasmBuilder {
         self
     }
 
+    /// Takes modules that are known to decide otherwise than a server of Open Policy Agent, and warns instead. Such a policy can
+    /// **allow here what it denies there**.
+    pub fn dangerous_relax_parity(mut self) -> Self {
+        self.parity = false;
+        self
+    }
+
     /// Compiles, checks and tries everything.
     ///
     /// # Errors
@@ -142,6 +151,7 @@ impl WasmBuilder {
             memory_limit: self.memory_limit,
             instances: self.instances.unwrap_or(cores.min(MAX_INSTANCES)),
             canary: self.canary.map_or_else(anonymous, |canary| Ok(*canary))?,
+            parity: self.parity,
             patience: self.patience,
         };
         let current = ArcSwap::from_pointee(Generation::load(&self.policy, &settings)?);

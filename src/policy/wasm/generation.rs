@@ -14,7 +14,7 @@ use std::{
 use tracing::dispatcher;
 use wasmtime::Engine;
 
-use super::{compiled::CompiledPolicy, data, machine::Template, machine::shown, pool::Pool, ticker::Ticker};
+use super::{compiled::CompiledPolicy, data, machine::Template, machine::shown, parity, pool::Pool, ticker::Ticker};
 use crate::{
     ConfigError,
     policy::{
@@ -34,6 +34,7 @@ pub(super) struct Settings {
     pub(super) memory_limit: usize,
     pub(super) instances: usize,
     pub(super) canary: PolicyInput,
+    pub(super) parity: bool,
     /// How long a module may take for each thing that it does while it is loaded.
     pub(super) patience: Duration,
 }
@@ -80,6 +81,7 @@ impl Generation {
         if module.module.len() > MAX_MODULE {
             return Err(unusable(format!("it is larger than {MAX_MODULE} bytes").into()));
         }
+        check_parity(&module.module, settings.parity).map_err(|remedy| unusable(remedy.into()))?;
         let documents = policy.data.iter().map(|(mount, text)| (mount.as_slice(), text.as_str()));
         let data = data::document(documents).map_err(|error| {
             let remedy = format!("make the data documents one object without conflicts: {error}");
@@ -144,6 +146,24 @@ impl Generation {
     pub(super) fn idle(&self) -> usize {
         self.pool.idle()
     }
+}
+
+fn check_parity(module: &[u8], parity: bool) -> Result<(), String> {
+    let found = match parity::differences(module) {
+        Some(found) if found.is_empty() => return Ok(()),
+        Some(found) => format!("it calls `{}`, whose results differ from those of a server", found.join("`, `")),
+        // Broken ones are found out by who compiles them.
+        None if !module.starts_with(b"\0asm\x01\0\0\0") => return Ok(()),
+        None => {
+            "it does not name its functions, so that nobody can see which it calls: build it with `opa build -t wasm`"
+                .to_owned()
+        }
+    };
+    if parity {
+        return Err(found);
+    }
+    tracing::warn!(cause = found, "the policy may allow here what a server of Open Policy Agent denies");
+    Ok(())
 }
 
 /// The module that was built to answer the decision path.

@@ -28,6 +28,7 @@ mod data;
 mod fault;
 mod generation;
 mod machine;
+mod parity;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -85,7 +86,10 @@ use crate::{ConfigError, health::Health};
 /// A module that is not valid, or over 32 MiB; that imports anything but what policies import; whose
 /// [binary interface](https://www.openpolicyagent.org/docs/wasm#abi-versions) is not 1.2 or a later 1.x; that calls built-in functions
 /// which the host does not have, each of them named; that was not built with the decision path for an entry point; that cannot be
-/// started, does not take the data, or gives no decision about a [canary](WasmBuilder::with_canary).
+/// started, does not take the data, or gives no decision about a [canary](WasmBuilder::with_canary). And, unless
+/// [relaxed](WasmBuilder::dangerous_relax_parity), one that calls a compiled-in function whose results are known to differ from those of
+/// a server: `net.cidr_contains`, `net.cidr_intersects` and `net.cidr_overlap` (an IPv4 address written as IPv6 is another one), and
+/// `indexof` (an empty text is found everywhere).
 ///
 /// Most built-in functions are compiled into the module. Of the others the host has `base64url.encode_no_pad`, `crypto.sha256`, `hex.decode`,
 /// `hex.encode`, `indexof_n`, `net.cidr_is_valid`, `object.subset`, `regex.find_n`, `regex.replace`, `regex.split`, `semver.compare`, `sprintf`,
@@ -105,7 +109,8 @@ use crate::{ConfigError, health::Health};
 /// # What the same policy may still decide otherwise than a server of Open Policy Agent
 ///
 /// An error of a built-in function that is compiled into the module is `undefined`, as it is there by default; `policy::Opa` asks the
-/// server to be strict. See [`guide::design`](crate::guide::design).
+/// server to be strict. An array that is made of an object or a set is in the order of a hash table; sets themselves come in order. See
+/// [`guide::design`](crate::guide::design).
 ///
 /// # What it asks of the process
 ///

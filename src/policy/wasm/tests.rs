@@ -74,12 +74,14 @@ fn a_module_that_is_no_policy_is_refused_with_the_cause() {
     let eval = "(func (export \"opa_eval\")";
     for (name, module, words) in [
         ("nothing", Vec::new(), "mend the module"),
+        ("no names", wat::parse_str("(module)").unwrap(), "does not name its functions"),
+        ("another network", module(&[("$malloc (export", "$opa_cidr_contains (export")]), "`net.cidr_contains`"),
         ("garbage", b"\0asm garbage".to_vec(), "mend the module"),
         ("the text form", EXAMPLE.into(), "mend the module"),
         ("cut off", whole[..whole.len() / 2].to_vec(), "mend the module"),
         ("a byte less", whole[..whole.len() - 1].to_vec(), "mend the module"),
         ("a component", wat::parse_str("(component)").unwrap(), "mend the module"),
-        ("an empty module", wat::parse_str("(module)").unwrap(), "imports no memory"),
+        ("an empty module", wat::parse_str("(module (func $f))").unwrap(), "imports no memory"),
         ("abi 2", module(&[("abi_version\") i32 (i32.const 1)", "abi_version\") i32 (i32.const 2)")]), "version 2.2"),
         (
             "abi 1.1",
@@ -366,6 +368,14 @@ fn the_module_that_the_bundle_names_for_the_path_is_taken() {
     let error = refused(Wasm::builder().with_policy(policy).with_decision_path("data.authz.allow"));
     assert!(error.contains("`data.other.decision` `data.authz.decision`"), "{error}");
     assert!(refused(Wasm::builder()).contains("opa build -t wasm"));
+}
+
+#[test]
+fn a_module_that_decides_otherwise_is_taken_when_that_is_accepted_by_name() {
+    let differing = || builder(module(&[("$malloc (export", "$opa_strings_indexof (export")]));
+    assert!(refused(differing()).contains("`indexof`"));
+    let wasm = differing().dangerous_relax_parity().build().unwrap();
+    assert_eq!(ask(&wasm, "GET").unwrap().effect(), Effect::Allow);
 }
 
 #[test]

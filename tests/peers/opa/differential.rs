@@ -134,11 +134,11 @@ impl Policy {
             let answers = self.ask(other.backend, &questions).await;
             let (mut unlike, mut like_lenient) = (0, 0);
             // Modules have the server's default about errors of built-in functions, which `policy::Opa` switches off.
-            let lenient = if other.is_lenient { self.ask(self.lenient(server), &questions).await } else { Vec::new() };
-            for (number, ((theirs, ours), question)) in opa.iter().zip(&answers).zip(&questions).enumerate() {
-                if essence(theirs) == essence(ours) {
-                    continue;
-                }
+            let is_unlike = |((theirs, ours), _): &((&Answer, &Answer), &PolicyInput)| essence(theirs) != essence(ours);
+            let asked: Vec<_> = opa.iter().zip(&answers).zip(&questions).filter(is_unlike).collect();
+            let again: Vec<_> = asked.iter().map(|(_, question)| (*question).clone()).collect();
+            let lenient = if other.is_lenient { self.ask(self.lenient(server), &again).await } else { Vec::new() };
+            for (number, ((theirs, ours), question)) in asked.into_iter().enumerate() {
                 if lenient.get(number).is_some_and(|theirs| essence(theirs) == essence(ours)) {
                     like_lenient += 1;
                     continue;
@@ -276,7 +276,11 @@ fn allows(answer: &Answer) -> bool {
 }
 
 fn obligations(answer: &Answer) -> Option<Value> {
-    answer.as_ref().ok().map(|decision| in_one_spelling(decision.obligations()))
+    let spelled = |decision: &Decision| in_one_spelling(decision.obligations());
+    let mut obligations = answer.as_ref().ok().map(spelled)?;
+    // All of them have to be fulfilled, in no order that anybody promises.
+    obligations.as_array_mut().unwrap().sort_by_key(Value::to_string);
+    Some(obligations)
 }
 
 fn policies() -> Vec<Policy> {

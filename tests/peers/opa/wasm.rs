@@ -12,14 +12,29 @@ use portcullis::{
 use serde_json::{Value, json};
 
 /// What is refused when it is loaded, and for which words.
-pub(super) const REFUSED: [(&str, &str); 3] = [
+pub(super) const REFUSED: [(&str, &str); 8] = [
+    ("corrected", "`net.cidr_contains`, `indexof`"),
+    ("envoy", "`net.cidr_contains`"),
+    ("ip_allow_list", "`net.cidr_contains`"),
     ("refused_lenient_dates", "`time.parse_ns`"),
     ("refused_lenient_escapes", "`urlquery.decode`"),
     ("refused_sprintf_width", "`sprintf`"),
+    ("text_pieces", "`indexof`"),
+    ("webhooks", "`net.cidr_contains`"),
 ];
 
 /// What decides otherwise than the server, and why.
-pub(super) const DIFFERS: [(&str, &str); 0] = [];
+pub(super) const DIFFERS: [(&str, &str); 7] = [
+    ("obligations", ARRAYS_OF_SETS),
+    ("partial_sets", STRICT_HOST),
+    ("quotas", STRICT_HOST),
+    ("ref_heads", "the compiler of policies loses rules whose heads are paths with and without variables"),
+    ("risk_score", STRICT_HOST),
+    ("sprintf_reasons", STRICT_HOST),
+    ("versions", STRICT_HOST),
+];
+const ARRAYS_OF_SETS: &str = "an array that is made of an object or a set is in the order of a hash table";
+const STRICT_HOST: &str = "a function of the host refuses what the server formats or compares in its own way";
 
 /// The policy in this directory, as a bundle with a compiled module.
 pub(super) fn compiled(opa: &Path, directory: &Path, name: &str) -> Contents {
