@@ -29,6 +29,9 @@ pub(super) struct Builtins {
     engine: Engine,
 }
 
+/// `None` is an error.
+type Own = fn(&[Value]) -> Option<Value>;
+
 /// Whether these arguments give what they give in Open Policy Agent.
 type IsSame = fn(&[Value]) -> bool;
 
@@ -82,10 +85,10 @@ impl Builtins {
             if arguments.len() != *arity || !is_same(&arguments) {
                 return None;
             }
-            if let ("sprintf", [Value::String(format), Value::Array(values)]) = (*name, &arguments[..]) {
-                if let Some(text) = simple_text(format, values.iter()) {
-                    return value::write(&Value::from(text));
-                }
+            if let ("sprintf", [Value::String(format), Value::Array(values)]) = (*name, &arguments[..])
+                && let Some(text) = simple_text(format, values.iter())
+            {
+                return value::write(&Value::from(text));
             }
             self.engine.set_input(Value::from(arguments));
             let result = self.engine.eval_rule(rule.clone());
@@ -162,7 +165,7 @@ fn plain_regex<const AT: usize>(arguments: &[Value]) -> bool {
 }
 
 /// What the engine lacks, or has another idea of.
-const OWN: [(&str, u8, fn(&[Value]) -> Option<Value>); 2] = [("crypto.sha256", 1, sha256), ("strings.count", 2, count)];
+const OWN: [(&str, u8, Own); 2] = [("crypto.sha256", 1, sha256), ("strings.count", 2, count)];
 
 /// Name, number of arguments, and for which of them.
 const KNOWN: [(&str, usize, IsSame); 23] = [

@@ -42,13 +42,16 @@ pub(super) struct Machine {
     store: Store<Host>,
     memory: Memory,
     heap: Heap,
-    eval: TypedFunc<(i32, i32, i32, i32, i32, i32, i32), i32>,
+    eval: Eval,
     data: i32,
     /// Where the heap goes on after the data.
     rest: u32,
     /// Of the memory, before the first evaluation.
     size: usize,
 }
+
+/// Reserved, entry point, data, input and its length, where the heap goes on, what to write.
+type Eval = TypedFunc<(i32, i32, i32, i32, i32, i32, i32), i32>;
 
 /// What the functions of the host get at.
 struct Host {

@@ -284,7 +284,6 @@ fn an_evaluation_leaves_nothing_behind_and_one_that_grew_goes() {
     // What is asked after the one that grew finds an instance that is small again.
     let grow = "(drop (memory.grow (i32.const 100))) (return (i32.const 512))";
     let large = "(func $large (result i32) (i32.gt_u (memory.size) (i32.const 90)))";
-    let text = faulty(grow, large);
     let small = module(&[
         (
             "(local $end i32)",
@@ -294,7 +293,6 @@ fn an_evaluation_leaves_nothing_behind_and_one_that_grew_goes() {
         ),
         ("(func (export \"builtins\")", &format!("{large} (func (export \"builtins\")")),
     ]);
-    drop(text);
     let wasm = builder(small).with_instances(1).build().unwrap();
     for _ in 0..3 {
         assert_eq!(ask_at_length(&wasm).unwrap().effect(), Effect::Allow);
@@ -358,9 +356,8 @@ fn the_module_that_the_bundle_names_for_the_path_is_taken() {
         entry_points: Some(vec![entry_point.to_owned()]),
         module: module.into(),
     };
-    let mut contents = Contents::default();
-    contents.wasm = vec![named("other/decision", b"never read".to_vec()), named("authz/decision", module(&[]))];
-    contents.revision = "7".to_owned();
+    let wasm = vec![named("other/decision", b"never read".to_vec()), named("authz/decision", module(&[]))];
+    let contents = Contents { wasm, revision: "7".to_owned(), ..Contents::default() };
     let policy = CompiledPolicy::from(contents);
     assert_eq!(policy.revision().as_str(), "7");
     let wasm = Wasm::new(policy.clone()).unwrap();
