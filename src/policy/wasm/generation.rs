@@ -44,7 +44,7 @@ pub(super) struct Generation {
     /// No two generations of the process have the same.
     epoch: u64,
     format: InputFormat,
-    pool: Arc<Pool>,
+    pub(super) pool: Arc<Pool>,
 }
 
 impl Generation {

@@ -96,7 +96,7 @@ impl Pool {
 
     /// The one that was used last, whose memory is the most likely to be in a cache. An evaluation takes microseconds, so waiting for one
     /// is shorter than making another.
-    fn take(self: &Arc<Self>, started: Instant, limit: Duration) -> Result<Machine, PolicyError> {
+    pub(super) fn take(self: &Arc<Self>, started: Instant, limit: Duration) -> Result<Machine, PolicyError> {
         let mut state = self.lock();
         loop {
             if let Some(machine) = state.idle.pop() {
@@ -111,7 +111,7 @@ impl Pool {
         }
     }
 
-    fn put_back(&self, machine: Machine) {
+    pub(super) fn put_back(&self, machine: Machine) {
         self.lock().idle.push(machine);
         self.returned.notify_one();
     }
