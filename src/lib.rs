@@ -122,6 +122,10 @@ pub mod testing;
 
 pub mod guide;
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
+
 mod complaint;
 mod error;
 mod json;

@@ -27,6 +27,8 @@
 
 #[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management", feature = "remote-jwks"))]
 mod address;
+#[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management"))]
+mod base;
 mod cause;
 mod connect;
 mod tls;
@@ -45,10 +47,12 @@ use hyper_util::{
 use tokio::time::{Instant, timeout};
 use tower::util::BoxCloneSyncService;
 
-#[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management"))]
+#[cfg(feature = "authzen")]
 pub(crate) use self::address::dangerous_url;
-#[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management", feature = "remote-jwks"))]
+#[cfg(any(feature = "authzen", feature = "remote-jwks"))]
 pub(crate) use self::address::secure_url;
+#[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management"))]
+pub(crate) use self::base::{Address, bearer};
 use self::tls::Roots;
 use crate::ConfigError;
 

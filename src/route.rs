@@ -1,10 +1,13 @@
 //! What the router matched: the neutral value that gates read instead of the raw path.
 
+mod fit;
+
 use std::{fmt, net::SocketAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Uri, header::HOST, uri::Authority};
 use percent_encoding::percent_decode_str;
 
+pub(crate) use self::fit::fit;
 use crate::rules::{Rule, RuleTable};
 
 /// The name of a route, as rules and policies know it.

@@ -357,6 +357,11 @@ impl RuleTable {
         self.0.conceals
     }
 
+    /// The routes that have a row, in no order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &RouteKey> {
+        self.0.rows.keys()
+    }
+
     /// The first row that compares tenants, and its number.
     pub(crate) fn tenant_row(&self) -> Option<&(usize, RouteKey)> {
         self.0.tenant_row.as_ref()

@@ -30,7 +30,9 @@ pub use record::{
     RecordedPolicy, RecordedRoute, RecordedShadow, Verdict,
 };
 pub use sink::{AuditError, AuditSink};
+pub(crate) use text::visible;
 pub(crate) use trace_context::trace;
 #[cfg(any(feature = "authzen", feature = "opa"))]
 pub(crate) use trace_context::traceparent;
 pub use trail::Trail;
+pub(crate) use trail::{Rehearsal, Rehearsed};

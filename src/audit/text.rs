@@ -25,6 +25,19 @@ pub(super) fn clean(text: &str) -> String {
     clean
 }
 
+/// The whole text, with what is hidden in it made visible: for an operator's terminal.
+pub(crate) fn visible(text: &str) -> String {
+    let mut visible = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_hidden(character) {
+            visible.extend(character.escape_unicode());
+        } else {
+            visible.push(character);
+        }
+    }
+    visible
+}
+
 /// The first `limit` texts, cleaned; a further `…` stands for the others.
 pub(super) fn clean_all<'a>(texts: impl IntoIterator<Item = &'a str>, limit: usize) -> Vec<String> {
     let mut texts = texts.into_iter();

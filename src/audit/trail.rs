@@ -39,6 +39,40 @@ pub(super) struct Shared {
     facts: Mutex<Facts>,
 }
 
+/// A trail without a guard: what the stages say is told to whoever holds it, and no record is written.
+///
+/// It asks for room as any trail does, so that a queue without room refuses here too, and gives the room back.
+pub(crate) struct Rehearsal(Arc<Shared>);
+
+/// What the stages said of a request that nobody made.
+pub(crate) struct Rehearsed {
+    /// Not written, and marked as not enforced.
+    pub(crate) record: AuditRecord,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) route: Option<Route>,
+}
+
+impl Rehearsal {
+    /// Puts the trail into the request.
+    pub(crate) fn open<B>(audit: &Audit, request: &mut Request<B>) -> Self {
+        Self(Shared::open(audit, request))
+    }
+
+    /// What was said, and how it was answered.
+    pub(crate) fn end(self, answered: Answer) -> Rehearsed {
+        let ending = Ending { outcome: None, phase: None, answered: Some(answered), bytes: 0 };
+        let mut record = self.0.record(Kind::Request, ending);
+        let mut facts = self.0.facts();
+        facts.fill(&mut record);
+        // What is said from here on is said to nobody.
+        facts.written = true;
+        facts.slots.clear();
+        record.sent = None;
+        record.enforced = false;
+        Rehearsed { record, reason: facts.reason.clone(), route: facts.route.clone() }
+    }
+}
+
 /// How a request ended, as its guard saw it.
 pub(super) struct Ending {
     pub(super) outcome: Option<Outcome>,
@@ -200,6 +234,18 @@ impl Shared {
 
     /// Makes the record and sends it on its way.
     pub(super) fn emit(&self, kind: Kind, ending: Ending) {
+        let mut record = self.record(kind, ending);
+        let (slot, share) = {
+            let mut facts = self.facts();
+            facts.fill(&mut record);
+            facts.written = true;
+            (facts.slots.pop(), facts.share)
+        };
+        self.audit.put(slot, share, record);
+    }
+
+    /// What is known of a request beside what the stages said.
+    fn record(&self, kind: Kind, ending: Ending) -> AuditRecord {
         let clock = self.audit.clock();
         let time = if kind == Kind::Request { self.arrived } else { clock.now() };
         let mut record = AuditRecord::new(kind, time, self.audit.service());
@@ -213,13 +259,7 @@ impl Shared {
         record.bytes = ending.bytes;
         let duration = clock.elapsed().saturating_sub(self.since);
         record.duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let (slot, share) = {
-            let mut facts = self.facts();
-            facts.fill(&mut record);
-            facts.written = true;
-            (facts.slots.pop(), facts.share)
-        };
-        self.audit.put(slot, share, record);
+        record
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {

@@ -34,4 +34,4 @@ pub use authorize::AuthorizeLayer;
 pub use denial::DenialLayer;
 pub(crate) use refusal::refuse;
 pub use require_scope::RequireScopeLayer;
-pub use stack::{Report, Stack, StackBuilder, StackHealth};
+pub use stack::{ExplainedRoute, Explanation, Report, Stack, StackBuilder, StackHealth};

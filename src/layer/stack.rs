@@ -11,8 +11,10 @@ use crate::{
     token::{Issuer, Verifier},
 };
 pub use builder::StackBuilder;
+pub use explain::{ExplainedRoute, Explanation};
 
 mod builder;
+mod explain;
 
 /// The layers in their order, set up once: the paved path.
 ///

@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{Decision, PolicyInput, PolicyRevision, Reads};
+use super::{Decision, PolicyExplanation, PolicyInput, PolicyRevision, Reads};
 use crate::{ConfigError, health::Health};
 
 /// Decides whether a call may happen: the policy engine behind the enforcement point.
@@ -47,6 +47,13 @@ pub trait PolicyBackend: Send + Sync + 'static {
         None
     }
 
+    /// Why the policy decides as it does about this question, for an operator who asks: one explanation of each engine that takes part and
+    /// can give one. It may block for seconds, and is never called for a request that somebody waits for. The default has none.
+    fn explanations(&self, input: &PolicyInput) -> Vec<PolicyExplanation> {
+        let _ = input;
+        Vec::new()
+    }
+
     /// Finds out, before the first request, what no check of the configuration alone can: a decision path that does not exist, a rule that
     /// gives no decision. A service that must not start with such a mistake awaits it at start-up. The default finds nothing.
     ///
@@ -77,6 +84,10 @@ impl<P: PolicyBackend + ?Sized> PolicyBackend for Arc<P> {
 
     fn in_force(&self) -> Option<PolicyInForce> {
         (**self).in_force()
+    }
+
+    fn explanations(&self, input: &PolicyInput) -> Vec<PolicyExplanation> {
+        (**self).explanations(input)
     }
 
     async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {

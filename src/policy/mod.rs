@@ -12,6 +12,7 @@ pub mod bundle;
 mod combine;
 mod decision;
 mod enrich;
+mod explain;
 mod fixed;
 mod input;
 #[cfg(feature = "opa-management")]
@@ -33,6 +34,12 @@ pub use combine::{
 pub use decision::{Advice, Decision, DecisionId, Effect, Obligation, Permit, PolicyRevision, Refusal};
 pub(crate) use enrich::Enrichment;
 pub use enrich::RequestHead;
+pub use explain::{
+    ExplainedDefinition, ExplainedError, ExplainedRule, FailedCondition, PolicyExplanation, ReadPart, RecordedOutcome,
+};
+pub(crate) use explain::{Paint, Tone, plain};
+#[cfg(feature = "rego")]
+pub use explain::{Recorded, RecordedError};
 pub use fixed::{Fixed, dangerous_allow_all, deny_all};
 pub use input::{
     Action, ActionProperties, ActorInput, Context, InputError, InputFormat, Peer, PolicyInput, Resource,
@@ -44,5 +51,7 @@ pub use management::{BundleAgent, BundleAgentBuilder};
 #[cfg(feature = "opa")]
 pub use opa::{Opa, OpaBuilder};
 pub use reads::Reads;
+#[cfg(feature = "cli")]
+pub(crate) use rego::{Case, Fault, FaultKind, Outcome, Suite, Verdict, faults};
 #[cfg(feature = "rego")]
 pub use rego::{PolicySet, Rego, RegoBuilder, Watch, WatchSettings};

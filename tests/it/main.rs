@@ -20,6 +20,9 @@ mod authenticate;
 
 mod authzen;
 
+#[cfg(feature = "cli")]
+mod cli;
+
 mod conformance;
 
 mod denial;

@@ -9,6 +9,8 @@ mod inputs;
 mod management;
 mod negation;
 mod server;
+#[cfg(feature = "cli")]
+mod suites;
 
 use std::{
     path::PathBuf,
@@ -93,6 +95,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             differential::the_corpus_is_what_opa_takes_for_well_written,
         ),
         trial("opa::decision_log::its_events_are_those_of_opa", find, decision_log::its_events_are_those_of_opa),
+        #[cfg(feature = "cli")]
+        trial("opa::the_command_runs_tests_as_opa_does", find, suites::the_command_runs_tests_as_opa_does),
         trial("opa::bundle::what_it_signs_is_read_here", find_with_openssl, bundle::what_it_signs_is_read_here),
         trial(
             "opa::bundle::it_hashes_documents_as_this_does",

@@ -80,6 +80,15 @@ impl<P: PolicyBackend + ?Sized> AuthorizeLayer<P> {
         self
     }
 
+    /// The same gate before another backend, which calls no handler: an obligation that has one counts as fulfilled. For explanations.
+    pub(in crate::layer) fn rehearsing<Q: PolicyBackend>(&self, backend: Arc<Q>) -> AuthorizeLayer<Q> {
+        let mut enforcement = Enforcement::clone(&self.enforcement);
+        for handler in enforcement.obligations.values_mut() {
+            *handler = Arc::new(|_| true);
+        }
+        AuthorizeLayer { backend, enforcement: Arc::new(enforcement) }
+    }
+
     pub(in crate::layer) fn backend(&self) -> &P {
         &self.backend
     }

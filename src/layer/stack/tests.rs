@@ -390,3 +390,117 @@ async fn a_tenant_parameter_needs_tenants_of_one_issuer() {
     assert!(error.to_string().contains("/orgs/{org}"), "{error}");
     assert!(error.to_string().contains("drop the tenant parameter"), "{error}");
 }
+
+fn parts(path: &str, scope: Option<&str>) -> http::request::Parts {
+    request(path, scope).into_parts().0
+}
+
+#[tokio::test]
+async fn an_explanation_names_the_stage_and_the_reason_that_the_record_of_the_request_names() {
+    let policy = |input: &PolicyInput| match &*input.resource.id {
+        "/jobs" => Decision::deny(PolicyRevision::new("r7")).add_reason("nobody works on Sundays"),
+        _ => Decision::allow(PolicyRevision::new("r7")),
+    };
+    struct Of<F>(F);
+    #[async_trait::async_trait]
+    impl<F: Fn(&PolicyInput) -> Decision + Send + Sync + 'static> PolicyBackend for Of<F> {
+        async fn decide(self: Arc<Self>, input: PolicyInput) -> Result<Decision, PolicyError> {
+            Ok((self.0)(&input))
+        }
+    }
+    let cases = [
+        ("no token", "/jobs", None),
+        ("no scope", "/jobs", Some("jobs:write")),
+        ("denied", "/jobs", Some("jobs:read")),
+        ("no route", "/nowhere", Some("jobs:read")),
+        ("allowed", "/admin", Some("jobs:read")),
+        ("public", "/livez", None),
+    ];
+    for (name, path, scope) in cases {
+        let (stack, memory) = stack(Of(policy));
+        let explanation = stack.explain(parts(path, scope)).await;
+        stack.audit().flush(Duration::from_secs(5)).await.unwrap();
+        assert!(memory.records().is_empty(), "{name}: an explanation is no request");
+        let response = serve(&stack, request(path, scope)).await;
+        let record = only_record(&stack, &memory).await;
+        assert_eq!((Some(explanation.stage), explanation.code), (record.stage, record.reason), "{name}");
+        assert_eq!(explanation.answer, response.status().as_u16(), "{name}");
+        assert_eq!(explanation.allowed, response.status() == 200, "{name}");
+        assert!(!explanation.record.enforced && explanation.record.sent.is_none(), "{name}");
+        let of = |record: &AuditRecord| {
+            let policy =
+                record.policy.as_ref().map(|policy| (policy.effect, policy.revision.clone(), policy.reasons.clone()));
+            (record.decision, policy, record.user_id.clone(), record.thumbprint.clone())
+        };
+        assert_eq!(of(&explanation.record), of(&record), "{name}");
+        assert_eq!(explanation.input.is_some(), record.policy.is_some(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_explanation_holds_no_token_and_calls_no_handler_of_an_obligation() {
+    let memory = Memory::new();
+    let stack = Stack::builder(issuer(), rules(), Obliging, memory.clone())
+        .with_clock(Frozen)
+        .with_obligation("notify", |_: &crate::policy::Obligation| panic!("it was carried out"))
+        .build()
+        .unwrap();
+    let known = stack.explain(parts("/jobs", Some("jobs:read"))).await;
+    assert!(known.allowed, "{known}");
+    let (other, _) = self::stack(Obliging);
+    let unknown = other.explain(parts("/jobs", Some("jobs:read"))).await;
+    assert_eq!((unknown.stage.as_str(), unknown.code), ("policy", Some("policy_obligation_unfulfilled")));
+
+    let mut forged = parts("/jobs", Some("jobs:read"));
+    let token =
+        forged.headers.get(AUTHORIZATION).unwrap().to_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned();
+    let cut = format!("Bearer {}", &token[..token.len() - 4]);
+    forged.headers.insert(AUTHORIZATION, cut.parse().unwrap());
+    let forged = stack.explain(forged).await;
+    assert_eq!(forged.stage.as_str(), "authenticate");
+    for explanation in [known, unknown, forged] {
+        let (text, json) = (explanation.to_string(), serde_json::to_string(&explanation).unwrap());
+        for part in token.split('.') {
+            assert!(!text.contains(part) && !json.contains(part), "{text}\n{json}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_explanation_gives_the_room_that_it_took_in_the_audit_trail_back() {
+    let (stack, memory) = stack(dangerous_allow_all());
+    for _ in 0..10_000 {
+        assert!(stack.explain(parts("/admin", Some("jobs:read"))).await.allowed);
+    }
+    assert_eq!(serve(&stack, request("/admin", Some("jobs:read"))).await.status(), 200);
+    assert_eq!(only_record(&stack, &memory).await.decision.map(crate::audit::Verdict::as_str), Some("allow"));
+}
+
+#[cfg(feature = "rego")]
+#[tokio::test]
+async fn the_explanation_of_a_stack_has_that_of_its_policy() {
+    let text = "package authz\n\ndefault decision := false\n\ndecision if input.subject.id == \"bob\"\n";
+    let rego = crate::policy::Rego::builder()
+        .add_source("authz.rego", text)
+        .with_time_limit(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    let (stack, _) = stack(rego);
+    let explanation = stack.explain(parts("/jobs", Some("jobs:read"))).await;
+    let [policy] = &*explanation.policy else { panic!("{explanation}") };
+    assert_eq!(policy.rules[0].definitions[1].failed.as_ref().unwrap().text, "input.subject.id == \"bob\"");
+    assert!(explanation.to_string().contains("does not hold: input.subject.id == \"bob\""), "{explanation}");
+    let route = explanation.route.as_ref().unwrap();
+    assert!(route.guessed && route.demands.as_ref().unwrap().contains("jobs:read"));
+
+    // A live request that an edge has routed already is explained as it was routed, and its own trail hears nothing of it.
+    let (stack, memory) = self::stack(deny_all());
+    let mut live = request("/anything", Some("jobs:read"));
+    live.extensions_mut().insert(Route::unmatched(stack.rules()));
+    let guard = crate::audit::Guard::new(stack.audit(), &mut live);
+    let explanation = stack.explain(live.into_parts().0).await;
+    assert_eq!((explanation.code, explanation.route.unwrap().guessed), (Some("route_unknown"), false));
+    drop(guard);
+    let record = only_record(&stack, &memory).await;
+    assert_eq!((record.stage, record.reason, record.request_id), (None, None, explanation.record.request_id));
+}

@@ -12,7 +12,8 @@ use crate::{
     ConfigError,
     health::Health,
     policy::{
-        Decision, DecisionId, Effect, PolicyBackend, PolicyError, PolicyInForce, PolicyInput, PolicyRevision, Reads,
+        Decision, DecisionId, Effect, PolicyBackend, PolicyError, PolicyExplanation, PolicyInForce, PolicyInput,
+        PolicyRevision, Reads,
     },
 };
 
@@ -112,6 +113,10 @@ impl PolicyBackend for AllOf {
         // Each part only counts up, so the sum tells one state from another.
         let epoch = parts.iter().fold(0_u64, |sum, (_, part)| sum.wrapping_add(part.epoch));
         Some(PolicyInForce::new(PolicyRevision::new(revision), reads).with_epoch(epoch))
+    }
+
+    fn explanations(&self, input: &PolicyInput) -> Vec<PolicyExplanation> {
+        self.parts.iter().flat_map(|(_, backend)| backend.explanations(input)).collect()
     }
 
     async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {

@@ -18,7 +18,7 @@ use super::projection::Projection;
 use crate::{
     ConfigError,
     health::Health,
-    policy::{Decision, Effect, PolicyBackend, PolicyError, PolicyInForce, PolicyInput},
+    policy::{Decision, Effect, PolicyBackend, PolicyError, PolicyExplanation, PolicyInForce, PolicyInput},
     time::{Clock, SystemClock},
 };
 
@@ -242,6 +242,10 @@ impl<P: PolicyBackend + ?Sized> PolicyBackend for Cached<P> {
 
     fn in_force(&self) -> Option<PolicyInForce> {
         self.backend.in_force()
+    }
+
+    fn explanations(&self, input: &PolicyInput) -> Vec<PolicyExplanation> {
+        self.backend.explanations(input)
     }
 
     async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {

@@ -14,7 +14,7 @@ use tokio::{runtime::Handle, sync::Semaphore, task::JoinError};
 use crate::{
     ConfigError, error,
     health::Health,
-    policy::{Decision, PolicyBackend, PolicyError, PolicyErrorKind, PolicyInForce, PolicyInput},
+    policy::{Decision, PolicyBackend, PolicyError, PolicyErrorKind, PolicyExplanation, PolicyInForce, PolicyInput},
 };
 
 /// Tries a candidate out beside the policy that is live: every question that the live one has answered is put to the candidate as well,
@@ -207,6 +207,11 @@ impl PolicyBackend for Shadow {
     }
 
     /// That of the live backend alone: a candidate that is wrong keeps no service from starting.
+    /// Those of what is enforced alone.
+    fn explanations(&self, input: &PolicyInput) -> Vec<PolicyExplanation> {
+        self.live.explanations(input)
+    }
+
     async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {
         Arc::clone(&self.live).preflight().await
     }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use crate::{
     ConfigError,
     health::Health,
-    policy::{Decision, PolicyBackend, PolicyError, PolicyErrorKind, PolicyInput},
+    policy::{Decision, PolicyBackend, PolicyError, PolicyErrorKind, PolicyExplanation, PolicyInput},
 };
 
 /// Asks a second backend where the first cannot be asked: a server, and the same policy in the process for when it is away.
@@ -89,6 +89,10 @@ impl PolicyBackend for Standby {
             Some(settled) => Some(settled),
             None => self.second.1.decide_now(input).map(|outcome| self.by_second(outcome)),
         }
+    }
+
+    fn explanations(&self, input: &PolicyInput) -> Vec<PolicyExplanation> {
+        [&self.first, &self.second].into_iter().flat_map(|(_, backend)| backend.explanations(input)).collect()
     }
 
     async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {

@@ -10,11 +10,10 @@ use http::{
 };
 use tower::ServiceExt as _;
 
-use super::address::Base;
 pub(crate) use super::address::Resource;
 use crate::{
     ConfigError,
-    outbound::{Bounds, Outbound, OutboundBuilder, OutboundError},
+    outbound::{Address, Bounds, Outbound, OutboundBuilder, OutboundError, bearer},
 };
 
 /// A peer of Open Policy Agent's management APIs, over HTTP: one entry of its
@@ -38,7 +37,7 @@ pub struct Service(Arc<Inner>);
 
 struct Inner {
     name: String,
-    base: Base,
+    address: Address,
     outbound: Outbound,
     headers: HeaderMap,
     credential: Option<Credential>,
@@ -105,7 +104,7 @@ impl Service {
 
     /// Puts the address of a resource together, once; `field` is what a [`ConfigError`] calls the path.
     pub(crate) fn resource(&self, field: &'static str, path: &str) -> Result<Resource, ConfigError> {
-        self.0.base.resource(field, path)
+        Resource::at(&self.0.address, field, path)
     }
 
     /// Sends a request, whose address is not looked at, to a resource of this service, and reads the whole answer: within the deadline,
@@ -215,9 +214,9 @@ impl ServiceBuilder {
             let remedy = format!("choose {MIN_DEADLINE:?} to {MAX_DEADLINE:?}");
             return Err(ConfigError::invalid("policy.management.deadline", format!("{:?}", self.deadline), remedy));
         }
-        let base = Base::read(&self.url, self.plain_http)?;
+        let address = Address::read("policy.management.url".to_owned(), &self.url, self.plain_http)?;
         if let Some(Credential::Bearer(token)) = &self.credential {
-            bearer(&token.0).map_err(|_| {
+            bearer(&token.0).ok_or_else(|| {
                 let remedy =
                     "give the token alone: letters, digits and `-._~+/=`, without `Bearer` and without a line break";
                 ConfigError::invalid("policy.management.bearer", "[redacted]", remedy)
@@ -228,12 +227,12 @@ impl ServiceBuilder {
             Some(outbound) => outbound,
             None => {
                 let mut client = OutboundBuilder::new(self.deadline, DEFAULT_CAP);
-                if !base.is_https && (self.roots.is_some() || self.identity.is_some()) {
+                if !address.is_https && (self.roots.is_some() || self.identity.is_some()) {
                     let remedy = "certificates are for `https`: give such an address, or leave them out";
                     return Err(ConfigError::invalid("policy.management.tls", self.name, remedy));
                 }
-                client = if base.is_https { client } else { client.without_tls() };
-                if let Some(socket) = &base.socket {
+                client = if address.is_https { client } else { client.without_tls() };
+                if let Some(socket) = &address.socket {
                     client = client.with_unix_socket(socket);
                 }
                 if let Some(roots) = self.roots {
@@ -246,7 +245,7 @@ impl ServiceBuilder {
             }
         };
         let inner =
-            Inner { name: self.name, base, outbound, headers, credential: self.credential, deadline: self.deadline };
+            Inner { name: self.name, address, outbound, headers, credential: self.credential, deadline: self.deadline };
         Ok(Service(Arc::new(inner)))
     }
 
@@ -283,32 +282,21 @@ impl fmt::Debug for ServiceBuilder {
 
 impl Credential {
     async fn authorization(&self) -> io::Result<HeaderValue> {
+        let no_token = || io::Error::new(io::ErrorKind::InvalidData, "it holds no bearer token");
         match self {
-            Self::Bearer(token) => bearer(&token.0),
+            Self::Bearer(token) => bearer(&token.0).ok_or_else(no_token),
             Self::File(path) => {
                 let path = path.clone();
                 // A mounted secret may lie on a disk that hangs.
                 let read = tokio::task::spawn_blocking(move || {
                     let mut token = Vec::new();
                     fs::File::open(path)?.take(MAX_TOKEN).read_to_end(&mut token)?;
-                    bearer(token.trim_ascii())
+                    bearer(token.trim_ascii()).ok_or_else(no_token)
                 });
                 read.await.unwrap_or_else(|error| Err(io::Error::other(error)))
             }
         }
     }
-}
-
-fn bearer(token: &[u8]) -> io::Result<HeaderValue> {
-    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
-    let no_token = || io::Error::new(io::ErrorKind::InvalidData, "it holds no bearer token");
-    if token.is_empty() || !token.iter().all(is_token) {
-        return Err(no_token());
-    }
-    let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).map_err(|_| no_token())?;
-    // Kept out of the HTTP client's logs, and out of HTTP/2's compression tables.
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 /// A name that is one word in a log, a path and a metric.

@@ -35,11 +35,13 @@ pub(super) struct Module {
 
 #[derive(Deserialize)]
 pub(super) struct Package {
+    pub(super) span: Span,
     pub(super) refr: Expr,
 }
 
 #[derive(Deserialize)]
 pub(super) struct Import {
+    pub(super) span: Span,
     pub(super) refr: Expr,
     pub(super) r#as: Option<Span>,
 }
@@ -64,6 +66,7 @@ pub(super) struct Assign {
 
 #[derive(Deserialize)]
 pub(super) struct Body {
+    pub(super) span: Span,
     pub(super) assign: Option<Assign>,
     pub(super) query: Query,
 }
@@ -152,6 +155,21 @@ pub(super) struct Reference<'a> {
 impl Source {
     pub(super) fn text(&self, span: Span) -> &str {
         self.contents.get(span.start..span.end).unwrap_or_default()
+    }
+
+    /// From where one begins to where the other ends. The engine leaves the quotes of a text at either end out.
+    pub(super) fn between(&self, first: Span, last: Span) -> &str {
+        let quote =
+            |at: Option<usize>| at.is_some_and(|at| matches!(self.contents.as_bytes().get(at), Some(b'"' | b'`')));
+        let start = first.start - usize::from(quote(first.start.checked_sub(1)));
+        let end = last.end + usize::from(quote(Some(last.end)));
+        self.contents.get(start..end).unwrap_or_default()
+    }
+
+    /// The line that something begins in.
+    pub(super) fn line(&self, span: Span) -> &str {
+        let begins = usize::try_from(span.line).unwrap_or_default().saturating_sub(1);
+        self.contents.lines().nth(begins).unwrap_or_default().trim()
     }
 }
 

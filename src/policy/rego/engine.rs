@@ -43,6 +43,13 @@ pub(super) struct Loaded {
 
 impl Loaded {
     pub(super) fn new(sources: &[Source], data: Value) -> Result<Self, ConfigError> {
+        let mut loaded = Self::around(data)?;
+        sources.iter().try_for_each(|source| loaded.add(source))?;
+        Ok(loaded)
+    }
+
+    /// No module yet.
+    pub(super) fn around(data: Value) -> Result<Self, ConfigError> {
         let mut engine = Engine::new();
         // An error of a built-in function is then no decision instead of `undefined`, which a negation would turn into true.
         engine.set_strict_builtin_errors(true);
@@ -53,18 +60,25 @@ impl Loaded {
             let remedy = "make the data documents one object without conflicts";
             ConfigError::unusable("policy.rego.data", "data", remedy, error)
         })?;
-        for source in sources {
-            form::check(&source.text).map_err(|Odd { line, remedy }| {
-                ConfigError::invalid("policy.rego.source", format!("{}:{line}", source.name), remedy)
-            })?;
-            engine.add_policy(source.name.clone(), source.text.clone()).map_err(|error| broken(&source.name, error))?;
-        }
         Ok(Self { engine })
+    }
+
+    pub(super) fn add(&mut self, source: &Source) -> Result<(), ConfigError> {
+        form::check(&source.text).map_err(|Odd { line, remedy }| {
+            ConfigError::invalid("policy.rego.source", format!("{}:{line}", source.name), remedy)
+        })?;
+        let added = self.engine.add_policy(source.name.clone(), source.text.clone());
+        added.map(drop).map_err(|error| broken(&source.name, error))
+    }
+
+    /// An engine that modules were added to.
+    pub(super) const fn extended(engine: Engine) -> Self {
+        Self { engine }
     }
 
     /// The syntax trees, as JSON.
     pub(super) fn syntax(&self) -> Result<String, ConfigError> {
-        self.engine.get_ast_as_json().map_err(|error| broken("policy", error))
+        syntax(&self.engine)
     }
 
     /// Prepares the engine for evaluation.
@@ -83,6 +97,16 @@ impl Pool {
         Ok(Self { slots, next: AtomicUsize::new(0), spare, entry })
     }
 
+    /// One engine, copied for each evaluation: for what is not asked per request.
+    pub(super) fn of_one(engine: Engine) -> Self {
+        Self { slots: Box::default(), next: AtomicUsize::new(0), spare: engine, entry: String::new() }
+    }
+
+    /// A copy that nobody else uses, to add rules to.
+    pub(super) fn copy(&self) -> Engine {
+        self.spare.clone()
+    }
+
     #[cfg(feature = "opa-management")]
     pub(super) fn data(&self) -> Value {
         self.spare.get_data()
@@ -93,7 +117,7 @@ impl Pool {
     }
 
     /// Evaluates a rule, the entry point unless told otherwise, for an input document, within `limit` from `started` on. `None` is
-    /// undefined.
+    /// undefined. An empty text is no input at all.
     pub(super) fn evaluate(
         &self,
         rule: Option<&str>,
@@ -102,7 +126,10 @@ impl Pool {
         limit: Duration,
     ) -> Result<Option<serde_json::Value>, PolicyError> {
         let (rule, budget) = (rule.unwrap_or(&self.entry), Budget { started, limit });
-        let input = Value::from_json_str(input).map_err(PolicyError::evaluation)?;
+        let input = match input {
+            "" => Value::Undefined,
+            text => Value::from_json_str(text).map_err(PolicyError::evaluation)?,
+        };
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
         for slot in self.slots.iter().cycle().skip(first).take(self.slots.len()) {
             match slot.try_lock() {
@@ -158,6 +185,11 @@ impl Pool {
             Err(_) => Err(PolicyError::panicked()),
         }
     }
+}
+
+/// The syntax trees, as JSON.
+pub(super) fn syntax(engine: &Engine) -> Result<String, ConfigError> {
+    engine.get_ast_as_json().map_err(|error| broken("policy", error))
 }
 
 /// Reads the place out of the engine's message: `--> file:line:column`, the line in question, `error: cause`.

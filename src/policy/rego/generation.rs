@@ -52,7 +52,7 @@ pub(super) struct Generation {
     #[cfg(feature = "opa-management")]
     defined: BTreeMap<String, bool>,
     format: InputFormat,
-    pool: Pool,
+    pub(super) pool: Pool,
 }
 
 impl Generation {
@@ -163,6 +163,19 @@ impl Generation {
         }
     }
 
+    /// Decides about a question that is in the form that the policy reads.
+    #[cfg(feature = "cli")]
+    pub(super) fn decide_text(&self, input: &str, limit: Duration) -> Result<Decision, PolicyError> {
+        match self.pool.evaluate(None, input, Instant::now(), limit)? {
+            Some(result) => Decision::from_result(&result, self.revision.clone()),
+            None => Ok(Decision::undefined(self.revision.clone())),
+        }
+    }
+
+    pub(super) const fn format(&self) -> InputFormat {
+        self.format
+    }
+
     /// What the rule at `path` gives for an input document. `None` when it is undefined, or nothing at all is defined there.
     #[cfg(feature = "opa-management")]
     pub(super) fn evaluate(
@@ -223,7 +236,7 @@ pub(super) fn anonymous() -> Result<PolicyInput, ConfigError> {
 }
 
 /// Puts the data documents where they belong, in one.
-fn document(documents: &[Data]) -> Result<Value, ConfigError> {
+pub(super) fn document(documents: &[Data]) -> Result<Value, ConfigError> {
     let mut engine = Engine::new();
     for Data { name, mount, text } in documents {
         let refuse = |error: Box<dyn Error + Send + Sync>| {
@@ -259,7 +272,7 @@ fn feed_revocations(feed: &RevocationFeed, data: &Value) -> Result<(), ConfigErr
 }
 
 /// Whether data stands at the path, or in its way.
-fn holds(data: &Value, path: &[&str]) -> bool {
+pub(super) fn holds(data: &Value, path: &[&str]) -> bool {
     let mut value = data;
     for step in path {
         match value.as_object().map(|object| object.get(&Value::from(*step))) {

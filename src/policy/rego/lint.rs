@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    ast::{Head, Import, Policy, Rule, Source, Span},
+    ast::{self, Head, Import, Policy, Rule, Source, Span},
     walk::Walk,
 };
 use crate::policy::Reads;
@@ -57,7 +57,8 @@ pub(super) struct Module<'a> {
     pub(super) imports: BTreeMap<&'a str, Path<'a>>,
     /// `import future.keywords.not`: both engines then give negation the same meaning.
     pub(super) same_negation: bool,
-    rules: &'a [Rule],
+    pub(super) rules: &'a [Rule],
+    pub(super) ast: &'a ast::Module,
 }
 
 /// Everything that is defined under one constant path.
@@ -65,7 +66,7 @@ pub(super) struct Module<'a> {
 pub(super) struct Node {
     pub(super) function: bool,
     /// A rule that is not a function, and whose path has no variable part.
-    rule: bool,
+    pub(super) rule: bool,
     /// More than one is a contradiction.
     shapes: BTreeSet<Shape>,
     defaults: usize,
@@ -158,7 +159,7 @@ fn reads(
 }
 
 impl<'a> Index<'a> {
-    fn of(policies: &'a [Policy]) -> Self {
+    pub(super) fn of(policies: &'a [Policy]) -> Self {
         let modules: Vec<_> = policies.iter().map(Module::of).collect();
         let mut nodes = BTreeMap::<_, Node>::new();
         for module in &modules {
@@ -225,8 +226,9 @@ impl<'a> Module<'a> {
             imports: BTreeMap::new(),
             same_negation: false,
             rules: &policy.ast.rules,
+            ast: &policy.ast,
         };
-        for Import { refr, r#as } in &policy.ast.imports {
+        for Import { refr, r#as, .. } in &policy.ast.imports {
             let reference = refr.reference();
             let path: Path<'a> = reference.root.variable().into_iter().chain(reference.path).collect();
             match (path.first(), path.last()) {
@@ -241,7 +243,7 @@ impl<'a> Module<'a> {
     }
 
     /// Where a rule is found, up to the first variable part of its name, and whether there is none.
-    fn path_of(&self, rule: &'a Rule) -> (Path<'a>, bool) {
+    pub(super) fn path_of(&self, rule: &'a Rule) -> (Path<'a>, bool) {
         let (Rule::Spec { head: Head::Compr { refr, .. } | Head::Set { refr, .. } | Head::Func { refr, .. }, .. }
         | Rule::Default { refr, .. }) = rule;
         let name = refr.reference();

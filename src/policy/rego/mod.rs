@@ -6,10 +6,15 @@ mod builtins;
 mod corrections;
 mod differences;
 mod engine;
+#[cfg(feature = "cli")]
+mod examine;
+mod explain;
 pub(in crate::policy) mod form;
 mod generation;
 mod lint;
 mod set;
+#[cfg(feature = "cli")]
+mod suite;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -32,12 +37,19 @@ pub use self::{
     set::PolicySet,
     watch::{Watch, WatchSettings},
 };
+#[cfg(feature = "cli")]
+pub(crate) use self::{
+    examine::{Fault, FaultKind, faults},
+    suite::{Case, Outcome, Suite, Verdict},
+};
 use self::{
     generation::{Generation, Settings, retire},
     turns::Turns,
     workers::Workers,
 };
-use super::{Decision, PolicyBackend, PolicyError, PolicyInForce, PolicyInput, PolicyRevision};
+use super::{
+    Decision, PolicyBackend, PolicyError, PolicyExplanation, PolicyInForce, PolicyInput, PolicyRevision, Recorded,
+};
 use crate::{ConfigError, health::Health};
 
 /// Decides by Rego policies, in the process: no server, no waiting.
@@ -178,6 +190,41 @@ impl Rego {
         &self.settings.decision_path
     }
 
+    /// Says what the policy that serves decides about a question, and why: the value of each rule, and the first condition of each
+    /// definition that does not hold. For operators; nothing is enforced, and no request waits for it.
+    ///
+    /// A question that was recorded with its path is put to that rule, any other to the [decision path](Self::decision_path). It takes
+    /// milliseconds where a decision takes microseconds, and at most some ten seconds: each rule and condition is evaluated by itself. On a
+    /// runtime call it from `spawn_blocking`.
+    ///
+    /// What it does not do: take functions apart, and say which part of one condition is at fault.
+    ///
+    /// ```
+    /// use portcullis::policy::{Recorded, Rego};
+    ///
+    /// let rego = Rego::from_source(
+    ///     "authz.rego",
+    ///     "package authz\n\ndecision if {\n\tinput.action.name == \"GET\"\n\tinput.subject.id == \"ada\"\n}",
+    ///     "data.authz.decision",
+    /// )?;
+    /// let event = r#"{"path": "authz/decision", "input": {"action": {"name": "GET"}, "subject": {"id": "bob"}}}"#;
+    /// let explanation = rego.explain(&Recorded::parse(event)?);
+    /// let failed = explanation.rules[0].definitions[0].failed.as_ref().expect("one condition does not hold");
+    /// assert_eq!((failed.line, &*failed.text), (5, "input.subject.id == \"ada\""));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn explain(&self, recorded: &Recorded) -> PolicyExplanation {
+        let path = recorded.decision_path().unwrap_or(&self.settings.decision_path);
+        self.current.load_full().explain(recorded, path)
+    }
+
+    /// Decides about a question in the form that the policy reads.
+    #[cfg(feature = "cli")]
+    pub(crate) fn decide_text(&self, input: &str) -> Result<Decision, PolicyError> {
+        self.current.load().decide_text(input, self.settings.time_limit)
+    }
+
     /// What another rule of the policy that serves now gives for an input document, as JSON; `None` when it is undefined or there is no
     /// such rule. It is evaluated where it is called, whether there are [threads](RegoBuilder::with_threads) or not, and within `limit`.
     ///
@@ -227,6 +274,11 @@ impl PolicyBackend for Rego {
 
     fn in_force(&self) -> Option<PolicyInForce> {
         Some(self.current.load().in_force())
+    }
+
+    fn explanations(&self, input: &PolicyInput) -> Vec<PolicyExplanation> {
+        let current = self.current.load_full();
+        vec![current.explain(&Recorded::of(input, current.format()), &self.settings.decision_path)]
     }
 
     fn health(&self) -> Health {

@@ -93,7 +93,16 @@ impl PolicySet {
     ///
     /// [`ConfigError`] when something there cannot be read, there is no module, or there is a `data.yaml`.
     pub fn add_dir(mut self, dir: impl AsRef<Path>) -> Result<Self, ConfigError> {
-        let (sources, data) = read_dir(dir.as_ref())?;
+        let (sources, data) = read_dir(dir.as_ref(), false)?;
+        self.sources.extend(sources);
+        self.data.extend(data);
+        Ok(self)
+    }
+
+    /// As [`add_dir`](Self::add_dir), with `*_test.rego`: for running tests, never for serving.
+    #[cfg(feature = "cli")]
+    pub(crate) fn add_dir_with_tests(mut self, dir: &Path) -> Result<Self, ConfigError> {
+        let (sources, data) = read_dir(dir, true)?;
         self.sources.extend(sources);
         self.data.extend(data);
         Ok(self)
@@ -134,11 +143,11 @@ impl fmt::Debug for PolicySet {
     }
 }
 
-/// Reads what `dir` holds: `*.rego` but `*_test.rego`, and `data.json` under the names of the directories that it lies in. Hidden
+/// Reads what `dir` holds: `*.rego`, but `*_test.rego` only where `tests` are wanted, and `data.json` under the names of the directories that it lies in. Hidden
 /// entries are left out, which also keeps the copies out that a Kubernetes volume holds.
-fn read_dir(dir: &Path) -> Result<(Vec<Source>, Vec<Data>), ConfigError> {
+fn read_dir(dir: &Path, tests: bool) -> Result<(Vec<Source>, Vec<Data>), ConfigError> {
     let mut found = (Vec::new(), Vec::new());
-    visit(dir, &mut Vec::new(), &mut found)?;
+    visit(dir, tests, &mut Vec::new(), &mut found)?;
     if found.0.is_empty() {
         let remedy = "put at least one `.rego` file there";
         return Err(ConfigError::invalid(DIRECTORY, dir.display().to_string(), remedy));
@@ -146,7 +155,12 @@ fn read_dir(dir: &Path) -> Result<(Vec<Source>, Vec<Data>), ConfigError> {
     Ok(found)
 }
 
-fn visit(dir: &Path, mount: &mut Vec<String>, found: &mut (Vec<Source>, Vec<Data>)) -> Result<(), ConfigError> {
+fn visit(
+    dir: &Path,
+    tests: bool,
+    mount: &mut Vec<String>,
+    found: &mut (Vec<Source>, Vec<Data>),
+) -> Result<(), ConfigError> {
     let unreadable = |path: &Path, error| {
         let remedy = "make it a directory that this process may read";
         ConfigError::unusable(DIRECTORY, path.display().to_string(), remedy, error)
@@ -169,9 +183,9 @@ fn visit(dir: &Path, mount: &mut Vec<String>, found: &mut (Vec<Source>, Vec<Data
         }
         if fs::metadata(&path).map_err(|error| unreadable(&path, error))?.is_dir() {
             mount.push(name.to_owned());
-            visit(&path, mount, found)?;
+            visit(&path, tests, mount, found)?;
             mount.pop();
-        } else if name.ends_with(".rego") && !name.ends_with("_test.rego") {
+        } else if name.ends_with(".rego") && (tests || !name.ends_with("_test.rego")) {
             found.0.push(read_source(&path)?);
         } else if name == "data.json" {
             found.1.push(Data { name: path.display().to_string(), mount: mount.clone(), text: read(&path)? });
@@ -261,13 +275,13 @@ mod tests {
     fn what_cannot_be_read_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let message = |error: ConfigError| error.to_string();
-        assert!(message(read_dir(dir.path()).unwrap_err()).contains("at least one `.rego` file"));
-        assert!(message(read_dir(&dir.path().join("absent")).unwrap_err()).contains("absent"));
+        assert!(message(read_dir(dir.path(), false).unwrap_err()).contains("at least one `.rego` file"));
+        assert!(message(read_dir(&dir.path().join("absent"), false).unwrap_err()).contains("absent"));
         fs::write(dir.path().join("a.rego"), b"package a # \xff").unwrap();
-        assert!(message(read_dir(dir.path()).unwrap_err()).contains("a.rego"));
+        assert!(message(read_dir(dir.path(), false).unwrap_err()).contains("a.rego"));
         fs::write(dir.path().join("a.rego"), b"package a").unwrap();
         fs::write(dir.path().join("data.yaml"), b"x: 1").unwrap();
-        assert!(message(read_dir(dir.path()).unwrap_err()).contains("convert it to `data.json`"));
+        assert!(message(read_dir(dir.path(), false).unwrap_err()).contains("convert it to `data.json`"));
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl<'a, 'i> Walk<'a, 'i> {
                 if bodies.is_empty() {
                     head(self);
                 }
-                for Body { assign, query } in bodies {
+                for Body { assign, query, .. } in bodies {
                     self.query(query, |walk| {
                         head(walk);
                         assign.iter().for_each(|Assign { value }| walk.expr(value));

@@ -1,6 +1,5 @@
 //! What the policy servers that are asked over HTTP share: how they are reached, what bounds a call, and what is known of them.
 
-mod address;
 mod breaker;
 mod condition;
 mod link;
@@ -10,7 +9,6 @@ pub(super) mod script;
 mod settings;
 mod watch;
 
-pub(super) use address::Address;
 pub(super) use condition::Condition;
 pub(super) use link::{Link, MAX_REPLY, is_json};
 pub(super) use settings::{Secret, Settings};

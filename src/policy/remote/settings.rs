@@ -3,13 +3,13 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::HeaderValue;
 
 use super::{
-    Address, Condition, Link, MAX_REPLY,
+    Condition, Link, MAX_REPLY,
     breaker::{Breaker, LONGEST_COOL_DOWN},
     permits::Permits,
 };
 use crate::{
     ConfigError,
-    outbound::{Outbound, OutboundBuilder},
+    outbound::{Address, Outbound, OutboundBuilder, bearer},
     time::{Clock, SystemClock},
 };
 
@@ -133,18 +133,11 @@ pub(in crate::policy) struct Secret(pub(in crate::policy) Vec<u8>);
 impl Secret {
     /// As it is sent. `field` is what an error calls the token.
     pub(in crate::policy) fn authorization(&self, field: String) -> Result<HeaderValue, ConfigError> {
-        let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
-        // Also catches the line break at the end of a file, which would make every call fail.
-        if self.0.is_empty() || !self.0.iter().all(is_token) {
+        bearer(&self.0).ok_or_else(|| {
             let remedy =
                 "give the token alone: letters, digits and `-._~+/=`, without `Bearer` and without a line break";
-            return Err(ConfigError::invalid(field, "[redacted]", remedy));
-        }
-        let mut value = HeaderValue::from_bytes(&[b"Bearer ", self.0.as_slice()].concat())
-            .map_err(|error| ConfigError::unusable(field, "[redacted]", "give the token alone", error))?;
-        // Kept out of the HTTP client's logs, and out of HTTP/2's compression tables.
-        value.set_sensitive(true);
-        Ok(value)
+            ConfigError::invalid(field, "[redacted]", remedy)
+        })
     }
 }
 

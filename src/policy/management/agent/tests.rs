@@ -19,7 +19,7 @@ use crate::{
     policy::{
         Effect, PolicyErrorKind,
         bundle::{Contents, Limits, RevisionRule, Verification, VerificationKey, VerificationKeys},
-        management::Labels,
+        management::{DecisionLog, Labels, Logged},
     },
     testing::{FrozenClock, policy_input},
     time::UnixTime,
@@ -726,6 +726,43 @@ async fn the_control_plane_is_told_of_every_change_and_may_be_away() {
         tokio::task::yield_now().await;
     }
     assert_eq!(stage.agent.status_metrics().failed, 0);
+}
+
+#[tokio::test]
+async fn bundles_say_what_of_a_decision_is_secret() {
+    let server = Arc::<Server>::default();
+    let bundle = |mask: &str| {
+        let log = format!("package system.log\n\nmask contains {mask}\n");
+        let manifest = r#"{"revision":"1","roots":["authz","system/log"]}"#;
+        pack(&[(".manifest", manifest), ("a.rego", "package authz\n\ndecision := true\n"), ("log.rego", &log)])
+    };
+    server.serve("authz", bundle("\"/input/subject\""), "\"1\"");
+    server.replies.lock().unwrap().insert("/logs".to_owned(), Reply::Status(204));
+    let stage = Stage::with(Arc::clone(&server), |builder| builder.add_bundle(source("authz")));
+    let log = DecisionLog::builder(server.service()).with_mask_of(Arc::clone(&stage.agent)).start().unwrap();
+    let logged = Arc::new(Logged::new(Arc::clone(&stage.agent) as _, &log, "authz/decision"));
+    let events = |count: u64| {
+        let (log, logged, server) = (log.clone(), Arc::clone(&logged), Arc::clone(&server));
+        async move {
+            let _ = Arc::clone(&logged).decide(policy_input("GET", "/jobs")).await;
+            log.flush(Duration::from_secs(60)).await.unwrap();
+            let bodies = server.seen().into_iter().filter(|seen| seen.path == "/logs").map(|seen| seen.body);
+            let events = bodies.flat_map(|body| {
+                let mut text = Vec::new();
+                std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&body[..]), &mut text).unwrap();
+                serde_json::from_slice::<Vec<Value>>(&text).unwrap()
+            });
+            let events: Vec<_> = events.collect();
+            assert_eq!(events.len() as u64, count);
+            events.into_iter().next_back().unwrap()
+        }
+    };
+    let before = events(1).await;
+    assert!(before.get("input").is_none(), "nobody has said yet what is secret: {before}");
+    stage.agent.refresh().await;
+    let masked = events(2).await;
+    assert_eq!(masked["erased"], serde_json::json!(["/input/subject"]));
+    assert!(masked["input"].get("action").is_some() && masked["input"].get("subject").is_none(), "{masked}");
 }
 
 /// Decides nothing, and does what it is told.

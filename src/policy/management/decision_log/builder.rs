@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     DecisionLog,
-    mask::Masker,
+    mask::{MaskPolicy, Masker},
     pointer::{Change, Pointer},
     tally::Tally,
 };
@@ -11,7 +11,7 @@ use crate::{
     policy::{
         Rego,
         management::{
-            Labels, Service,
+            BundleAgent, Labels, Service,
             upload::{Pace, Remote, UploadSettings, Uploader},
         },
     },
@@ -27,7 +27,7 @@ pub struct DecisionLogBuilder {
     resource: String,
     labels: Labels,
     erased: Vec<String>,
-    mask: Option<Arc<Rego>>,
+    mask: Option<MaskPolicy>,
     upload_limit: usize,
     buffer_bytes: usize,
     buffer_events: usize,
@@ -79,7 +79,14 @@ impl DecisionLogBuilder {
     /// the backend that decides, so that the policy's authors say what of its input is secret; where another kind of backend decides, one
     /// that was made for this. See [`DecisionLog`]. Default nothing is masked.
     pub fn with_mask(mut self, policy: Arc<Rego>) -> Self {
-        self.mask = Some(policy);
+        self.mask = Some(MaskPolicy::Rego(policy));
+        self
+    }
+
+    /// As [`with_mask`](Self::with_mask), by the bundles of an agent. Before they have come masking fails: an event is then kept without
+    /// input and result.
+    pub fn with_mask_of(mut self, agent: Arc<BundleAgent>) -> Self {
+        self.mask = Some(MaskPolicy::Bundles(agent));
         self
     }
 

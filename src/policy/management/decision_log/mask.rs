@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     complaint::Complaint,
-    policy::{Rego, management::upload::fits},
+    policy::{
+        Rego,
+        management::{BundleAgent, upload::fits},
+    },
     time::Clock,
 };
 
@@ -18,11 +21,30 @@ use crate::{
 pub(super) struct Masker {
     pub(super) labels: Map<String, Value>,
     pub(super) erased: Vec<Change>,
-    pub(super) policy: Option<Arc<Rego>>,
+    pub(super) policy: Option<MaskPolicy>,
     pub(super) chunk_bytes: usize,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) tally: Arc<Tally>,
     pub(super) complaint: Complaint,
+}
+
+/// Whose rules say what is secret.
+#[derive(Clone)]
+pub(super) enum MaskPolicy {
+    Rego(Arc<Rego>),
+    /// Those of its bundles, once they have come.
+    Bundles(Arc<BundleAgent>),
+}
+
+impl MaskPolicy {
+    fn rego(&self) -> Result<&Rego, String> {
+        match self {
+            Self::Rego(rego) => Ok(rego),
+            Self::Bundles(agent) => {
+                agent.backend().map(|rego| &**rego).ok_or_else(|| "no bundle has come yet".to_owned())
+            }
+        }
+    }
 }
 
 impl Masker {
@@ -47,6 +69,7 @@ impl Masker {
         let mut event = made.event(&self.labels).ok_or("the input cannot be written as JSON")?;
         let mut done = apply(&mut event, &self.erased);
         if let Some(policy) = &self.policy {
+            let policy = policy.rego()?;
             let question = serde_json::to_string(&event).map_err(|error| error.to_string())?;
             match ask(policy, DROP, &question)? {
                 None | Some(Value::Bool(false)) => {}

@@ -1,23 +1,22 @@
 use std::path::PathBuf;
 
-use http::uri::Scheme;
+use http::{HeaderValue, uri::Scheme};
 
-use crate::{
-    ConfigError,
-    outbound::{dangerous_url, secure_url},
-};
+use super::address::{dangerous_url, secure_url};
+use crate::ConfigError;
 
-/// Where a policy server is.
-pub(in crate::policy) struct Address {
+/// Where a server is, and what all that it is asked for has in common.
+#[derive(Clone)]
+pub(crate) struct Address {
     /// Scheme, authority, and a path without a slash at its end.
-    pub(in crate::policy) base: String,
-    pub(in crate::policy) socket: Option<PathBuf>,
-    pub(in crate::policy) is_https: bool,
+    pub(crate) base: String,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) is_https: bool,
 }
 
 impl Address {
     /// `https`, `http` to this machine (with `plain_http`, to any), or `unix:///path`.
-    pub(in crate::policy) fn read(field: String, url: &str, plain_http: bool) -> Result<Self, ConfigError> {
+    pub(crate) fn read(field: String, url: &str, plain_http: bool) -> Result<Self, ConfigError> {
         if let Some(path) = url.strip_prefix("unix:") {
             let path = path.strip_prefix("//").filter(|path| path.starts_with('/') && is_socket_path(path));
             let remedy = "give the socket's absolute path after three slashes, `unix:///run/opa/opa.sock`, at most about 100 bytes long";
@@ -36,6 +35,19 @@ impl Address {
             is_https: uri.scheme() == Some(&Scheme::HTTPS),
         })
     }
+}
+
+/// A bearer token as it is sent ([RFC 6750 §2.1](https://www.rfc-editor.org/rfc/rfc6750#section-2.1)); `None` for what is no token, such
+/// as one with the line break at the end of a file, which would make every request fail.
+pub(crate) fn bearer(token: &[u8]) -> Option<HeaderValue> {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
+    if token.is_empty() || !token.iter().all(is_token) {
+        return None;
+    }
+    let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?;
+    // Kept out of logs, and out of HTTP/2's compression tables.
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Whether the operating system can take it for a socket's path. Nothing is opened.
