@@ -69,7 +69,10 @@
 //! | `rego` | `policy::Rego`: Rego in the process | yes |
 //! | `bundles` | `policy::bundle`: Open Policy Agent's bundles, read and verified | |
 //! | `opa` | `policy::Opa`: an Open Policy Agent server | |
+//! | `opa-management` | `policy::BundleAgent` and `policy::management`: bundles from a server, status and decision logs to it | |
+//! | `authzen` | `policy::AuthZen`: any decision point of the OpenID AuthZEN Authorization API | |
 //! | `remote-jwks` | `key::Remote`: keys from discovery or a URL | yes |
+//! | `outbound` | `outbound`: the HTTP client of these four, which switch it on | yes |
 //! | `jwks-client-rs` | `key::jwks_client_rs`: sources of that crate | |
 //! | `mint` | `mint`: internal tokens that only narrow | |
 //! | `testing` | `testing`: issuer, clock, sink and conformance suites for tests | |
