@@ -69,14 +69,16 @@
 //! | `rego` | `policy::Rego`: Rego in the process | yes |
 //! | `bundles` | `policy::bundle`: Open Policy Agent's bundles, read and verified | |
 //! | `opa` | `policy::Opa`: an Open Policy Agent server | |
-//! | `opa-management` | `policy::BundleAgent` and `policy::management`: bundles from a server, status and decision logs to it | |
-//! | `authzen` | `policy::AuthZen`: any decision point of the OpenID AuthZEN Authorization API | |
+//! | `opa-management` | `policy::BundleAgent`, decision logs, status: the management APIs of Open Policy Agent | |
+//! | `opa-wasm` | `policy::Wasm`: policies that Open Policy Agent compiled, in the process | |
+//! | `authzen` | `policy::AuthZen`: any OpenID AuthZEN 1.0 decision point | |
 //! | `remote-jwks` | `key::Remote`: keys from discovery or a URL | yes |
-//! | `outbound` | `outbound`: the HTTP client of these four, which switch it on | yes |
 //! | `jwks-client-rs` | `key::jwks_client_rs`: sources of that crate | |
 //! | `mint` | `mint`: internal tokens that only narrow | |
+//! | `outbound` | `outbound`: the HTTP client of the features that ask somebody else; they switch it on | yes |
+//! | `full` | all of the above but `opa-wasm`, which brings a compiler | |
+//! | `cli` | the command `portcullis`: explains, tests, lints and times policies | |
 //! | `testing` | `testing`: issuer, clock, sink and conformance suites for tests | |
-//! | `full` | all of the above but `testing` | |
 //!
 //! The guide: [design](guide::design), [threat model](guide::threat_model), [attacks](guide::attacks), [operations](guide::operations).
 

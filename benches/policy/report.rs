@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::site::{BARE_TCP, BARE_UNIX, CACHED, REGO, TCP, UNIX};
+use crate::site::{BARE_TCP, BARE_UNIX, CACHED, REGO, TCP, UNIX, WASM};
 
 /// The times of many calls.
 pub(crate) struct Times(Vec<Duration>);
@@ -123,8 +123,9 @@ impl Report {
             let mut add = |what: &str, ratio, bound| {
                 targets.push(Target { what: format!("{subjects:>6} subjects: {what}"), ratio, bound });
             };
-            let [cached, rego, tcp, unix] = [CACHED, REGO, TCP, UNIX].map(row);
+            let [cached, wasm, rego, tcp, unix] = [CACHED, WASM, REGO, TCP, UNIX].map(row);
             add("Opa over TCP takes so many times Rego", tcp.times.p50() / rego.times.p50(), Bound::AtLeast(3.0));
+            add("Rego takes so many times Wasm", rego.times.p50() / wasm.times.p50(), Bound::AtLeast(4.0));
             add(
                 "Rego takes so many times a hit of Cached",
                 rego.times.p50() / cached.times.p50(),

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use portcullis::policy::{Cached, Opa, PolicyBackend, Rego, dangerous_allow_all};
+use portcullis::policy::{Cached, Opa, PolicyBackend, Rego, Wasm, dangerous_allow_all};
 use tempfile::TempDir;
 
 use crate::{
@@ -71,9 +71,12 @@ impl Site {
             let (address, requests) = (address.clone(), requests.clone());
             move || Box::new(Bare::connect(&address, requests.clone())) as Box<_>
         };
+        let wasm =
+            Wasm::builder().with_policy(world.compiled(&opa())).with_time_limit(PATIENCE).build().expect("a policy");
         vec![
             Decider::constant(FIXED, inline(Arc::new(dangerous_allow_all()))),
             Decider::new(CACHED, inline(Arc::new(cached))),
+            Decider::new(WASM, inline(Arc::new(wasm))),
             Decider::new(REGO, inline(Arc::new(rego()))),
             Decider::new(TCP, rest(&self.tcp)),
             Decider::new(BARE_TCP, bare(&self.tcp)),
@@ -102,6 +105,7 @@ fn opa() -> PathBuf {
 
 pub(crate) const FIXED: &str = "fixed";
 pub(crate) const CACHED: &str = "Cached, hit";
+pub(crate) const WASM: &str = "Wasm";
 pub(crate) const REGO: &str = "Rego";
 pub(crate) const TCP: &str = "Opa, TCP";
 pub(crate) const BARE_TCP: &str = "bare bytes, TCP";

@@ -1,6 +1,6 @@
 //! The policy, its data, and the questions.
 
-use std::sync::Arc;
+use std::{fs, io::Read as _, path::Path, process::Command, sync::Arc};
 
 use axum::{Router, body::Body, routing::get};
 use http::{Method, Request, StatusCode, header::AUTHORIZATION};
@@ -8,7 +8,7 @@ use portcullis::{
     Issuer, Rules, Stack,
     audit::Memory,
     key::Algorithm,
-    policy::{PolicyInput, PolicySet},
+    policy::{CompiledPolicy, PolicyInput, PolicySet},
     rules::scopes,
     scope::any_of,
     testing::{Answer, StubBackend, TestIssuer},
@@ -58,6 +58,27 @@ impl World {
 
     pub(crate) fn data(&self) -> &Value {
         &self.data
+    }
+
+    /// The same policy as the server's own compiler makes it.
+    pub(crate) fn compiled(&self, opa: &Path) -> CompiledPolicy {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = |name: &str| directory.path().join(name);
+        fs::write(file("authz.rego"), POLICY).expect("a file");
+        let built = Command::new(opa)
+            .current_dir(&directory)
+            .args(["build", "--target", "wasm", "--entrypoint", "authz/decision", "authz.rego"])
+            .status();
+        assert!(built.is_ok_and(|status| status.success()), "the policy does not compile");
+        let bundle = fs::read(file("bundle.tar.gz")).expect("a bundle");
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&*bundle));
+        let mut module = Vec::new();
+        let mut entries = archive.entries().expect("an archive").map(|entry| entry.expect("an entry"));
+        let mut entry = entries
+            .find(|entry| entry.path().is_ok_and(|path| path.ends_with("policy.wasm")))
+            .expect("the module is in the bundle");
+        entry.read_to_end(&mut module).expect("it can be read");
+        CompiledPolicy::new(module).add_data(&self.data).with_revision("bench-1")
     }
 
     pub(crate) fn policy_set(&self) -> PolicySet {

@@ -24,6 +24,8 @@ mod reads;
 mod rego;
 #[cfg(any(feature = "authzen", feature = "opa"))]
 mod remote;
+#[cfg(feature = "opa-wasm")]
+mod wasm;
 
 #[cfg(feature = "authzen")]
 pub use authzen::{AuthZen, AuthZenBuilder};
@@ -55,3 +57,5 @@ pub use reads::Reads;
 pub(crate) use rego::{Case, Fault, FaultKind, Outcome, Suite, Verdict, faults};
 #[cfg(feature = "rego")]
 pub use rego::{PolicySet, Rego, RegoBuilder, Watch, WatchSettings};
+#[cfg(feature = "opa-wasm")]
+pub use wasm::{CompiledPolicy, Wasm, WasmBuilder};

@@ -11,6 +11,7 @@ mod negation;
 mod server;
 #[cfg(feature = "cli")]
 mod suites;
+mod wasm;
 
 use std::{
     path::PathBuf,

@@ -63,6 +63,6 @@ pub use error::{BundleError, BundleErrorKind};
 pub use keys::{VerificationKey, VerificationKeys};
 pub use limits::Limits;
 pub use manifest::{Manifest, Root, WasmEntry};
-pub use read::{Bundle, Contents};
+pub use read::{Bundle, CompiledModule, Contents};
 pub use revision::RevisionRule;
 pub use signature::Verification;

@@ -129,8 +129,32 @@ pub struct Contents {
     pub modules: Vec<(String, String)>,
     /// The data documents: where below `data` each one goes, and JSON as it is written. No two have a value at the same path.
     pub data: Vec<(Vec<String>, String)>,
+    /// The compiled modules that the manifests name, for `policy::Wasm`.
+    pub wasm: Vec<CompiledModule>,
     /// One bundle's [revision](Bundle::revision); of several, `name=revision` of each, by name and separated by commas.
     pub revision: String,
+}
+
+/// A module that `opa build -t wasm` made.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompiledModule {
+    /// Where it comes from: `bundle/policy.wasm`.
+    pub name: String,
+    /// The rules that it answers, as paths with slashes; `None` where only the module itself knows.
+    pub entry_points: Option<Vec<String>>,
+    /// Its bytes.
+    pub module: Bytes,
+}
+
+impl fmt::Debug for CompiledModule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompiledModule")
+            .field("name", &self.name)
+            .field("entry_points", &self.entry_points)
+            .field("bytes", &self.module.len())
+            .finish()
+    }
 }
 
 /// The modules and documents of bundles are a policy, under the revision of the bundles.
@@ -172,6 +196,15 @@ impl Contents {
         for (name, bundle) in &by_name {
             contents.modules.extend(bundle.modules().map(|(path, text)| (format!("{name}/{path}"), text.to_owned())));
             contents.data.extend(bundle.data().map(|(mount, text)| (mount.to_vec(), text.to_owned())));
+            for (path, module) in bundle.wasm() {
+                let entries = bundle.manifest().wasm.iter().filter(|entry| entry.module == path);
+                let entry_points: Vec<_> = entries.map(|entry| entry.entrypoint.clone()).collect();
+                // One that the manifest does not name answers nothing, as in Open Policy Agent.
+                if !entry_points.is_empty() {
+                    let (name, module) = (format!("{name}/{path}"), module.clone());
+                    contents.wasm.push(CompiledModule { name, entry_points: Some(entry_points), module });
+                }
+            }
             revisions.push(if by_name.len() == 1 {
                 bundle.revision()
             } else {

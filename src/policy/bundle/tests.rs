@@ -152,6 +152,13 @@ fn a_bundle_is_read_with_all_that_it_says() {
         [("policy.wasm", &b"\0asm"[..])]
     );
     assert_eq!(wasm.manifest().wasm[0].module, "policy.wasm");
+    let compiled = Contents::of([&wasm]).unwrap().wasm;
+    assert_eq!(compiled.len(), 1);
+    assert_eq!((compiled[0].name.as_str(), &compiled[0].module[..]), ("authz/policy.wasm", &b"\0asm"[..]));
+    assert_eq!(compiled[0].entry_points.as_deref(), Some(&["authz/decision".to_owned()][..]));
+    let unnamed = changed(".manifest", Some("{}")).into_iter().chain([("policy.wasm", b"\0asm".into())]);
+    let unnamed = unsigned(&pack(&unnamed.collect::<Vec<_>>())).unwrap();
+    assert!(Contents::of([&unnamed]).unwrap().wasm.is_empty());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::engine::broken;
 use crate::ConfigError;
 
 /// Puts them in the place of the engine's own.
-pub(super) fn install(engine: &mut Engine) -> Result<(), ConfigError> {
+pub(in crate::policy) fn install(engine: &mut Engine) -> Result<(), ConfigError> {
     const CORRECTIONS: [(&str, u8, Function); 9] = [
         ("count", 1, |values| count(values.first()?)),
         ("indexof", 2, |values| {

@@ -54,7 +54,7 @@ fn are_sound_delimiters(delimiters: &Expr) -> bool {
     }
 }
 
-fn is_plain_format(format: &str) -> bool {
+pub(in crate::policy) fn is_plain_format(format: &str) -> bool {
     let mut verbs = format.split('%').skip(1);
     while let Some(verb) = verbs.next() {
         let rest = verb.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -74,7 +74,7 @@ fn is_plain_format(format: &str) -> bool {
 }
 
 /// Open Policy Agent's expressions are RE2's. Those here know more: classes by Unicode, sets of classes, flags, possessive repetition.
-fn regex(pattern: &str) -> Option<String> {
+pub(in crate::policy) fn regex(pattern: &str) -> Option<String> {
     let refuse = |what: &str, instead: &str| {
         Some(format!("`{what}` in a regular expression means something else in Open Policy Agent: {instead}"))
     };

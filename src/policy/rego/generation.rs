@@ -208,7 +208,7 @@ impl Generation {
 
 /// Frees what nobody uses any more, and not before: tens of megabytes are not to be freed by the request that happens to be the last
 /// to let go.
-pub(super) fn retire<T: Send + Sync + 'static>(old: Arc<T>) {
+pub(in crate::policy) fn retire<T: Send + Sync + 'static>(old: Arc<T>) {
     retire_after(old, || thread::sleep(RETIREMENT_PAUSE));
 }
 
@@ -225,7 +225,7 @@ fn retire_after<T: Send + Sync + 'static>(old: Arc<T>, pause: impl Fn() + Send +
 }
 
 /// The default canary: an anonymous `GET /`.
-pub(super) fn anonymous() -> Result<PolicyInput, ConfigError> {
+pub(in crate::policy) fn anonymous() -> Result<PolicyInput, ConfigError> {
     let route =
         Route::matched(&Rules::new().into_table()?, RouteKey::Http { method: Method::GET, template: "/".into() });
     let mut request = Request::new(());
@@ -292,7 +292,7 @@ const CANARY_LIMIT: Duration = Duration::from_secs(1);
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
 /// What evaluation is known to get along with; the worker threads of a runtime have a quarter of it.
-pub(super) const STACK_BYTES: usize = 8 << 20;
+pub(in crate::policy) const STACK_BYTES: usize = 8 << 20;
 
 const RETIREMENT_PAUSE: Duration = Duration::from_millis(20);
 

@@ -3,21 +3,21 @@
 mod ast;
 mod builder;
 mod builtins;
-mod corrections;
-mod differences;
+pub(in crate::policy) mod corrections;
+pub(in crate::policy) mod differences;
 mod engine;
 #[cfg(feature = "cli")]
 mod examine;
 mod explain;
 pub(in crate::policy) mod form;
-mod generation;
+pub(in crate::policy) mod generation;
 mod lint;
 mod set;
 #[cfg(feature = "cli")]
 mod suite;
 #[cfg(test)]
 mod tests;
-mod turns;
+pub(in crate::policy) mod turns;
 mod walk;
 mod watch;
 mod workers;

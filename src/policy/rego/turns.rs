@@ -2,7 +2,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A lock that is given in the order in which it was asked for, so that the last of several activations is the one that stays.
 #[derive(Default)]
-pub(super) struct Turns {
+pub(in crate::policy) struct Turns {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -14,11 +14,11 @@ struct State {
 }
 
 /// Ends when it is dropped.
-pub(super) struct Turn<'a>(&'a Turns);
+pub(in crate::policy) struct Turn<'a>(&'a Turns);
 
 impl Turns {
     /// Waits until everybody who asked before is done.
-    pub(super) fn wait(&self) -> Turn<'_> {
+    pub(in crate::policy) fn wait(&self) -> Turn<'_> {
         let mut state = self.lock();
         let number = state.taken;
         state.taken += 1;

@@ -20,6 +20,7 @@ use super::{
     equality::{essence, in_one_spelling, questions},
     inputs::Inputs,
     server::Server,
+    wasm,
 };
 use crate::root;
 
@@ -31,7 +32,7 @@ pub(super) async fn every_engine_decides_what_opa_decides(opa: PathBuf) {
     let (mut decisions, mut faults, mut in_parity) = (0, Vec::new(), 0);
     let policies = policies();
     for policy in &policies {
-        let outcome = policy.compare(&server, &actor).await;
+        let outcome = policy.compare(&opa, &server, &actor).await;
         decisions += outcome.decisions;
         in_parity += usize::from(policy.about.refused.is_none());
         println!(
@@ -43,7 +44,7 @@ pub(super) async fn every_engine_decides_what_opa_decides(opa: PathBuf) {
                 Some(why) => format!("refused: {why}"),
                 None => "parity".to_owned(),
             },
-            outcome.disagreements
+            outcome.disagreements.join(", ")
         );
         faults.extend(outcome.faults.into_iter().map(|fault| format!("{}: {fault}", policy.name)));
     }
@@ -87,7 +88,8 @@ struct Outcome {
     decisions: usize,
     /// In percent.
     allowed: usize,
-    disagreements: usize,
+    /// For each other engine, with its name.
+    disagreements: Vec<String>,
     faults: Vec<String>,
 }
 
@@ -95,8 +97,12 @@ struct Outcome {
 struct Other {
     name: &'static str,
     backend: Arc<dyn PolicyBackend>,
-    /// Whether it has to decide what Open Policy Agent decides.
+    /// Whether it may never allow what Open Policy Agent does not.
     parity: bool,
+    /// Whether it is said to decide otherwise.
+    differs: bool,
+    /// Whether it may decide as the server does by default.
+    is_lenient: bool,
 }
 
 impl Policy {
@@ -111,10 +117,12 @@ impl Policy {
         Self { name, about, modules, data }
     }
 
-    async fn compare(&self, server: &Server, actor: &ActorInput) -> Outcome {
+    async fn compare(&self, opa: &Path, server: &Server, actor: &ActorInput) -> Outcome {
         let questions = self.about.inputs.questions(&self.name, QUESTIONS, actor);
+        let program = opa;
         let opa = self.ask(self.opa(server), &questions).await;
-        let mut outcome = Outcome { decisions: questions.len(), allowed: 0, disagreements: 0, faults: Vec::new() };
+        let mut outcome =
+            Outcome { decisions: questions.len(), allowed: 0, disagreements: Vec::new(), faults: Vec::new() };
         outcome.allowed = opa.iter().filter(|answer| allows(answer)).count() * 100 / opa.len();
         if questions.len() < QUESTIONS {
             outcome.faults.push(format!("only {} different questions", questions.len()));
@@ -122,16 +130,22 @@ impl Policy {
         if !(20..=80).contains(&outcome.allowed) {
             outcome.faults.push(format!("{} % allowed", outcome.allowed));
         }
-        for other in self.others(&mut outcome.faults) {
+        for other in self.others(program, &mut outcome.faults) {
             let answers = self.ask(other.backend, &questions).await;
-            let mut unlike = 0;
-            for ((theirs, ours), question) in opa.iter().zip(&answers).zip(&questions) {
-                if essence(theirs) == essence(ours) {
+            let (mut unlike, mut like_lenient) = (0, 0);
+            // Modules have the server's default about errors of built-in functions, which `policy::Opa` switches off.
+            let is_unlike = |((theirs, ours), _): &((&Answer, &Answer), &PolicyInput)| essence(theirs) != essence(ours);
+            let asked: Vec<_> = opa.iter().zip(&answers).zip(&questions).filter(is_unlike).collect();
+            let again: Vec<_> = asked.iter().map(|(_, question)| (*question).clone()).collect();
+            let lenient = if other.is_lenient { self.ask(self.lenient(server), &again).await } else { Vec::new() };
+            for (number, ((theirs, ours), question)) in asked.into_iter().enumerate() {
+                if lenient.get(number).is_some_and(|theirs| essence(theirs) == essence(ours)) {
+                    like_lenient += 1;
                     continue;
                 }
                 unlike += 1;
                 let is_unsafe = allows(ours) && !(allows(theirs) && obligations(theirs) == obligations(ours));
-                if other.parity && (is_unsafe || self.about.differs.is_empty()) {
+                if other.parity && (is_unsafe || !other.differs) {
                     let (kind, name) = (if is_unsafe { UNSAFE } else { "difference" }, other.name);
                     let question = serde_json::to_string(question).unwrap();
                     outcome.faults.push(format!(
@@ -141,10 +155,11 @@ impl Policy {
                     ));
                 }
             }
-            if unlike == 0 && (!other.parity || !self.about.differs.is_empty()) {
+            if unlike == 0 && other.differs {
                 outcome.faults.push(format!("{} decides as opa does, which it is said not to", other.name));
             }
-            outcome.disagreements += unlike;
+            let lenient = if like_lenient > 0 { format!(" and {like_lenient} lenient") } else { String::new() };
+            outcome.disagreements.push(format!("{}: {unlike}{lenient}", other.name));
         }
         let unsaid = self.about.differs.iter().filter(|why| !GUIDE.contains(why.as_str()));
         outcome.faults.extend(unsaid.map(|why| format!("the guide does not say `{why}`")));
@@ -152,10 +167,17 @@ impl Policy {
     }
 
     /// The engines that are compared. A further one joins here.
-    fn others(&self, faults: &mut Vec<String>) -> Vec<Other> {
-        let mut others = Vec::new();
+    fn others(&self, opa: &Path, faults: &mut Vec<String>) -> Vec<Other> {
+        let mut others: Vec<_> = self.wasm(opa, faults).into_iter().collect();
+        let differs = !self.about.differs.is_empty();
         match (self.rego(false), &self.about.refused) {
-            (Ok(backend), None) => others.push(Other { name: "rego", backend: Arc::new(backend), parity: true }),
+            (Ok(backend), None) => others.push(Other {
+                name: "rego",
+                backend: Arc::new(backend),
+                parity: true,
+                differs,
+                is_lenient: false,
+            }),
             (Ok(_), Some(_)) => faults.push("rego takes it".to_owned()),
             (Err(error), None) => faults.push(format!("rego refuses it: {error}")),
             (Err(error), Some(why)) => {
@@ -164,11 +186,42 @@ impl Policy {
                 }
                 // What cannot be used at all cannot be compared either.
                 if let Ok(backend) = self.rego(true) {
-                    others.push(Other { name: "relaxed rego", backend: Arc::new(backend), parity: false });
+                    others.push(Other {
+                        name: "relaxed rego",
+                        backend: Arc::new(backend),
+                        parity: false,
+                        differs: true,
+                        is_lenient: false,
+                    });
                 }
             }
         }
         others
+    }
+
+    fn wasm(&self, opa: &Path, faults: &mut Vec<String>) -> Option<Other> {
+        let listed =
+            |list: &[(&str, &'static str)]| list.iter().find(|(name, _)| *name == self.name).map(|(_, why)| *why);
+        let contents = wasm::compiled(opa, &corpus().join(&self.name), &self.name);
+        match (wasm::load(contents, &self.name, self.format()), listed(&wasm::REFUSED)) {
+            (Ok(backend), None) => {
+                let differs = listed(&wasm::DIFFERS).is_some();
+                return Some(Other {
+                    name: "wasm",
+                    backend: Arc::new(backend),
+                    parity: true,
+                    differs,
+                    is_lenient: true,
+                });
+            }
+            (Ok(_), Some(_)) => faults.push("wasm takes it".to_owned()),
+            (Err(error), None) => faults.push(format!("wasm refuses it: {error}")),
+            (Err(error), Some(why)) if !error.to_string().contains(why) => {
+                faults.push(format!("wasm refuses it, but not for `{why}`: {error}"));
+            }
+            (Err(_), Some(_)) => {}
+        }
+        None
     }
 
     fn format(&self) -> InputFormat {
@@ -179,6 +232,12 @@ impl Policy {
         let path = format!("{}/decision", self.name);
         let opa = Opa::builder(server.url()).with_deadline(Duration::from_secs(10)).with_decision_path(path);
         Arc::new(opa.with_input_format(self.format()).build().unwrap())
+    }
+
+    fn lenient(&self, server: &Server) -> Arc<dyn PolicyBackend> {
+        let url = format!("{}/v1/data/{}/decision", server.url(), self.name);
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Arc::new(wasm::Lenient { url, format: self.format(), client })
     }
 
     fn rego(&self, relaxed: bool) -> Result<Rego, ConfigError> {
@@ -217,7 +276,11 @@ fn allows(answer: &Answer) -> bool {
 }
 
 fn obligations(answer: &Answer) -> Option<Value> {
-    answer.as_ref().ok().map(|decision| in_one_spelling(decision.obligations()))
+    let spelled = |decision: &Decision| in_one_spelling(decision.obligations());
+    let mut obligations = answer.as_ref().ok().map(spelled)?;
+    // All of them have to be fulfilled, in no order that anybody promises.
+    obligations.as_array_mut().unwrap().sort_by_key(Value::to_string);
+    Some(obligations)
 }
 
 fn policies() -> Vec<Policy> {

@@ -1,3 +1,5 @@
+#[cfg(feature = "opa-wasm")]
+use crate::policy::{CompiledPolicy, Wasm, WasmBuilder};
 use crate::{
     ConfigError,
     policy::{PolicyBackend, PolicySet, Rego, RegoBuilder, bundle::Contents},
@@ -5,7 +7,7 @@ use crate::{
 
 /// A policy engine that a [`BundleAgent`](super::BundleAgent) feeds: how it is made of the first bundles, and how it is given others.
 ///
-/// [`RegoBuilder`] is one; what was added to it as policy is replaced by that of the bundles. Both methods may block, for a second and
+/// [`RegoBuilder`] is one, and so is `WasmBuilder`; what was added to them as policy is replaced by that of the bundles. Both methods may block, for a second and
 /// more where there is much data: they are never called on a thread of the runtime, and never twice at once.
 pub trait BundleEngine: Send + Sync + 'static {
     /// What decides.
@@ -55,9 +57,41 @@ impl BundleEngine for RegoBuilder {
     }
 }
 
+#[cfg(feature = "opa-wasm")]
+impl BundleEngine for WasmBuilder {
+    type Backend = Wasm;
+
+    fn check(&self) -> Result<(), ConfigError> {
+        match self.clone().with_policy(CompiledPolicy::default()).build() {
+            Ok(_) | Err(ConfigError::Missing { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn build(&self, contents: Contents) -> Result<Wasm, ConfigError> {
+        self.clone().with_policy(contents).build()
+    }
+
+    fn activate(&self, backend: &Wasm, contents: Contents) -> Result<(), ConfigError> {
+        backend.activate(contents).map(drop)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "opa-wasm")]
+    #[test]
+    fn compiled_policies_are_an_engine_too() {
+        assert!(Wasm::builder().check().is_ok());
+        for (field, engine) in [
+            ("policy.wasm.instances", Wasm::builder().with_instances(0)),
+            ("policy.wasm.time_limit", Wasm::builder().with_time_limit(std::time::Duration::ZERO)),
+        ] {
+            assert_eq!(engine.check().unwrap_err().field(), field);
+        }
+    }
 
     #[test]
     fn settings_that_cannot_be_right_are_found_before_the_first_bundle() {
