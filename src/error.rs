@@ -71,7 +71,7 @@ impl ConfigError {
     }
 
     #[cfg_attr(
-        not(any(feature = "rego", feature = "authzen", feature = "opa", feature = "remote-jwks")),
+        not(any(feature = "rego", feature = "outbound")),
         expect(dead_code, reason = "the parts that call it are not compiled in")
     )]
     pub(crate) fn unusable(

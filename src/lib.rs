@@ -75,7 +75,7 @@
 //! | `remote-jwks` | `key::Remote`: keys from discovery or a URL | yes |
 //! | `jwks-client-rs` | `key::jwks_client_rs`: sources of that crate | |
 //! | `mint` | `mint`: internal tokens that only narrow | |
-//! | `outbound` | `outbound`: the HTTP client of the features that ask somebody else; they switch it on | |
+//! | `outbound` | `outbound`: the HTTP client of the features that ask somebody else; they switch it on | yes |
 //! | `full` | all of the above but `opa-wasm`, which brings a compiler | |
 //! | `cli` | the command `portcullis`: explains, tests, lints and times policies | |
 //! | `testing` | `testing`: issuer, clock, sink and conformance suites for tests | |

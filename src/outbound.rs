@@ -7,7 +7,7 @@
 //! 2. counts the answer's body while it arrives and hangs up at the cap, whatever `Content-Length` promised,
 //! 3. hands a redirect to the caller as the answer it is, and follows none, not even on the same host,
 //! 4. takes no proxy from the environment, keeps no cookies, and neither asks for nor undoes compression,
-//! 5. puts no address and no header value into an error.
+//! 5. puts no address, no header value and nothing that the peer wrote into an error, but for the names in a certificate of another one.
 //!
 //! It does not judge addresses: that is for the part that was configured with one. It does not repeat a request that may have
 //! been received. To go through a proxy, sign requests or share a client, hand the part that needs one an [`Outbound`] of your
@@ -29,6 +29,7 @@
 mod address;
 #[cfg(any(feature = "authzen", feature = "opa", feature = "opa-management"))]
 mod base;
+mod cause;
 mod connect;
 mod tls;
 
@@ -43,6 +44,7 @@ use hyper_util::{
     client::legacy::{Client, connect::Connect},
     rt::{TokioExecutor, TokioTimer},
 };
+use tokio::time::{Instant, timeout};
 use tower::util::BoxCloneSyncService;
 
 #[cfg(feature = "authzen")]
@@ -182,9 +184,10 @@ impl OutboundBuilder {
             http2_prior_knowledge: self.http2_prior_knowledge,
             repeats: self.repeats,
         };
+        let h2 = self.http2_prior_knowledge;
         Ok(match self.unix_socket {
-            Some(path) => settings.client(connect::with_tls(connect::unix(path)?, tls, connect_timeout)),
-            None => settings.client(connect::with_tls(connect::tcp(), tls, connect_timeout)),
+            Some(path) => settings.client(connect::with_tls(connect::unix(path)?, tls, h2, connect_timeout)),
+            None => settings.client(connect::with_tls(connect::tcp(connect_timeout), tls, h2, connect_timeout)),
         })
     }
 }
@@ -231,10 +234,15 @@ impl Settings {
             let Bounds { deadline, cap } = request.extensions_mut().remove().unwrap_or(self.bounds);
             request.headers_mut().entry(USER_AGENT).or_insert(OWN_NAME);
             async move {
+                let begun = Instant::now();
                 // One timer around everything: a peer that sends one byte a second resets nothing.
-                tokio::time::timeout(deadline, self.exchange(&client, request, cap))
-                    .await
-                    .unwrap_or(Err(OutboundError::Timeout(deadline)))
+                match timeout(deadline, self.exchange(&client, request, cap)).await {
+                    // Both timers may run out at once, and it is the deadline that counts.
+                    Ok(Err(OutboundError::Connect(_))) if begun.elapsed() >= deadline => {
+                        Err(OutboundError::Timeout(deadline))
+                    }
+                    settled => settled.unwrap_or(Err(OutboundError::Timeout(deadline))),
+                }
             }
         }))
     }
@@ -265,7 +273,7 @@ async fn read(mut body: Incoming, cap: usize) -> Result<Bytes, OutboundError> {
     let mut whole = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| OutboundError::Exchange(error.into()))?;
+        let frame = frame.map_err(|error| OutboundError::Exchange(cause::of(&error)))?;
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > cap.saturating_sub(whole.len() + rest.len()) {
             return Err(OutboundError::TooLarge(cap));
@@ -286,7 +294,8 @@ async fn read(mut body: Incoming, cap: usize) -> Result<Bytes, OutboundError> {
 
 impl OutboundError {
     fn of(error: hyper_util::client::legacy::Error) -> Self {
-        if nothing_was_answered(&error) { Self::Connect(error.into()) } else { Self::Exchange(error.into()) }
+        let cause = cause::of(&error);
+        if nothing_was_answered(&error) { Self::Connect(cause) } else { Self::Exchange(cause) }
     }
 }
 
@@ -294,7 +303,7 @@ impl OutboundError {
 fn nothing_was_answered(error: &hyper_util::client::legacy::Error) -> bool {
     error.is_connect()
         || is_given_back(error)
-        || causes(error).any(|cause| {
+        || cause::chain(error).any(|cause| {
             use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
             let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
             matches!(io, Some(ConnectionReset | ConnectionAborted | BrokenPipe))
@@ -306,15 +315,11 @@ fn nothing_was_answered(error: &hyper_util::client::legacy::Error) -> bool {
 
 /// RFC 9113 §8.7: what an HTTP/2 peer refused or left behind with a graceful GOAWAY, it has not looked at.
 fn is_given_back(error: &hyper_util::client::legacy::Error) -> bool {
-    causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(|error| {
+    cause::chain(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(|error| {
         let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
         let is_left = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
         error.is_remote() && (is_refused || is_left)
     })
-}
-
-fn causes(error: &hyper_util::client::legacy::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    std::iter::successors(error.source(), |error| (*error).source())
 }
 
 /// How long a connection is kept for the next request.
@@ -515,8 +520,51 @@ mod tests {
                 text += &format!(" {error} {error:?}");
                 cause = error.source();
             }
-            assert!(!text.contains("s3cr3t") && !text.contains("/path"), "{text}");
+            assert!(!text.contains("s3cr3t") && !text.contains("/path") && !text.contains("127.0.0.1"), "{text}");
         }
+    }
+
+    /// The first message of a client that is asked for an `https` address.
+    async fn client_hello(builder: OutboundBuilder) -> Vec<u8> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("https://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let asking = tokio::spawn(builder.build().unwrap().oneshot(request(uri)));
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut record = [0; 5];
+        stream.read_exact(&mut record).await.unwrap();
+        let mut hello = vec![0; usize::from(u16::from_be_bytes([record[3], record[4]]))];
+        stream.read_exact(&mut hello).await.unwrap();
+        drop(stream);
+        assert!(asking.await.unwrap().is_err());
+        hello
+    }
+
+    #[tokio::test]
+    async fn with_prior_knowledge_nothing_but_http2_is_offered() {
+        const HTTP2: &[u8] = b"\x02h2";
+        const HTTP1: &[u8] = b"\x08http/1.1";
+        for (builder, offered) in [(client(), [true, true]), (client().with_http2_prior_knowledge(), [true, false])] {
+            let hello = client_hello(builder).await;
+            let offers = |protocol: &[u8]| hello.windows(protocol.len()).any(|window| window == protocol);
+            assert_eq!([offers(HTTP2), offers(HTTP1)], offered);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_answered_in_time_is_too_late_however_far_it_came() {
+        // It takes connections and says nothing.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for millis in 1..25 {
+            let deadline = Duration::from_millis(millis);
+            let client = OutboundBuilder::new(deadline, 1024).without_tls().build().unwrap();
+            let uri = format!("https://{address}/").parse().unwrap();
+            let error = client.oneshot(request(uri)).await.unwrap_err();
+            assert!(matches!(error, OutboundError::Timeout(_)), "{error:?}");
+        }
+        let impatient = client().with_connect_timeout(Duration::from_millis(50)).build().unwrap();
+        let error = impatient.oneshot(request(format!("https://{address}/").parse().unwrap())).await.unwrap_err();
+        assert!(matches!(error, OutboundError::Connect(_)), "{error:?}");
     }
 
     #[cfg(unix)]

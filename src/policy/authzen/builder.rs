@@ -4,7 +4,7 @@ use arc_swap::ArcSwapOption;
 
 use super::{
     AuthZen, Evaluation,
-    metadata::{Directory, Endpoints, read},
+    metadata::{Directory, Endpoints, read, shown},
     point::{Mapping, Point, bearer},
 };
 use crate::{
@@ -202,7 +202,7 @@ impl AuthZenBuilder {
                     if (found.scheme_str() == Some("https")) == address.is_https {
                         return Ok(found);
                     }
-                    Err(ConfigError::invalid(field, url, "give it the scheme of the identifier"))
+                    Err(ConfigError::invalid(field, shown(&found), "give it the scheme of the identifier"))
                 };
                 let evaluations = evaluations.as_deref().map(named).transpose()?;
                 (None, Some(Endpoints { evaluation: named(&evaluation)?, evaluations }))

@@ -106,7 +106,7 @@ impl Directory {
     fn endpoint(&self, field: &'static str, url: &str) -> Result<Uri, ConfigError> {
         let found = read(field, url, self.plain_http)?;
         if found.scheme() != self.uri.scheme() {
-            return Err(ConfigError::invalid(field, found.to_string(), "it must have the scheme of the identifier"));
+            return Err(ConfigError::invalid(field, shown(&found), "it must have the scheme of the identifier"));
         }
         Ok(found)
     }
@@ -114,6 +114,11 @@ impl Directory {
 
 pub(super) fn read(field: &'static str, url: &str, plain_http: bool) -> Result<Uri, ConfigError> {
     if plain_http { dangerous_url(field, url) } else { secure_url(field, url) }
+}
+
+/// The address without its query, which may be secret.
+pub(super) fn shown(uri: &Uri) -> String {
+    uri.to_string().split('?').next().unwrap_or_default().to_owned()
 }
 
 const WELL_KNOWN: &str = "/.well-known/authzen-configuration";
@@ -214,9 +219,9 @@ mod tests {
         let local =
             r#"{"policy_decision_point": "http://localhost:1", "access_evaluation_endpoint": "http://127.0.0.1:2/e"}"#;
         assert!(read("http://localhost:1", local).is_ok());
-        let up =
-            r#"{"policy_decision_point": "http://localhost:1", "access_evaluation_endpoint": "https://pdp.example/e"}"#;
-        assert!(lie("http://localhost:1", up).to_string().contains("scheme"));
+        let up = r#"{"policy_decision_point": "http://localhost:1", "access_evaluation_endpoint": "https://pdp.example/e?k=s3cr3t"}"#;
+        let error = lie("http://localhost:1", up).to_string();
+        assert!(error.contains("scheme") && error.contains("pdp.example/e") && !error.contains("s3cr3t"), "{error}");
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl<P: PolicyBackend + ?Sized> CachedBuilder<P> {
     }
 
     /// How many decisions are remembered; over it the one that was not asked for the longest goes. Default 10 000; from 16 to 1 000 000. Each
-    /// takes about 300 bytes, and what its reasons, obligations and advice take.
+    /// takes about 300 bytes, and what its reasons, obligations and advice take, and the whole result that they were read from.
     pub const fn with_capacity(mut self, decisions: usize) -> Self {
         self.capacity = decisions;
         self

@@ -8,6 +8,7 @@ use http::{
         IF_NONE_MATCH, TRANSFER_ENCODING,
     },
 };
+use tokio::sync::Mutex;
 use tower::ServiceExt as _;
 
 pub(crate) use super::address::Resource;
@@ -62,7 +63,8 @@ pub struct ServiceBuilder {
 #[derive(Clone)]
 enum Credential {
     Bearer(Secret),
-    File(PathBuf),
+    /// With whose turn it is to read the file: on a disk that hangs, readers would otherwise become ever more.
+    File(PathBuf, Arc<Mutex<()>>),
 }
 
 /// Why a service did not answer. The text holds no address, no header and nothing of what was sent.
@@ -120,15 +122,18 @@ impl Service {
         for (name, value) in &self.0.headers {
             request.headers_mut().append(name, value.clone());
         }
-        if let Some(credential) = &self.0.credential {
-            let authorization = credential.authorization().await.map_err(ServiceError::Credential)?;
-            request.headers_mut().insert(AUTHORIZATION, authorization);
-        }
         request.extensions_mut().insert(Bounds { deadline, cap });
-        // The client of this crate keeps both bounds itself, and sooner; one that the application brought may not.
-        let answer = tokio::time::timeout(deadline, self.0.outbound.clone().oneshot(request))
+        let exchange = async {
+            if let Some(credential) = &self.0.credential {
+                let authorization = credential.authorization().await.map_err(ServiceError::Credential)?;
+                request.headers_mut().insert(AUTHORIZATION, authorization);
+            }
+            Ok::<_, ServiceError>(self.0.outbound.clone().oneshot(request).await?)
+        };
+        // The client of this crate keeps both bounds itself; one that the application brought, and a file, may not.
+        let answer = tokio::time::timeout(deadline, exchange)
             .await
-            .unwrap_or(Err(OutboundError::Timeout(deadline)))?;
+            .unwrap_or_else(|_| Err(OutboundError::Timeout(deadline).into()))?;
         if answer.body().len() > cap {
             return Err(OutboundError::TooLarge(cap).into());
         }
@@ -162,7 +167,7 @@ impl ServiceBuilder {
     /// As [`with_bearer`](Self::with_bearer), with the token in a file that is read again for each request: a token that expires is
     /// replaced there by whoever renews it. White space around it is left out. A file that cannot be read is a request that fails.
     pub fn with_bearer_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.credential = Some(Credential::File(path.into()));
+        self.credential = Some(Credential::File(path.into(), Arc::default()));
         self
     }
 
@@ -206,7 +211,7 @@ impl ServiceBuilder {
     ///
     /// [`ConfigError`] for an address that is neither `https`, nor `http` to this machine, nor a unix socket; an empty name, or one of more
     /// than 128 bytes or of other characters than letters, digits and `-._`; a header that is none or that the protocol itself uses; a bearer token that is none; a
-    /// deadline out of bounds; certificates that cannot be used, or are given where there is no TLS; and a system without a certificate
+    /// deadline out of bounds; certificates that cannot be used, or are given where there is no TLS or another client; and a system without a certificate
     /// store where one is needed.
     pub fn build(self) -> Result<Service, ConfigError> {
         check_name("policy.management.service", &self.name)?;
@@ -223,14 +228,16 @@ impl ServiceBuilder {
             })?;
         }
         let headers = self.headers()?;
+        let uses_certificates = address.is_https && self.outbound.is_none();
+        if !uses_certificates && (self.roots.is_some() || self.identity.is_some()) {
+            let remedy = "certificates are for `https`, and for a client of the service's own: give such an address and no \
+                          `with_outbound`, or leave them out";
+            return Err(ConfigError::invalid("policy.management.tls", self.name, remedy));
+        }
         let outbound = match self.outbound {
             Some(outbound) => outbound,
             None => {
                 let mut client = OutboundBuilder::new(self.deadline, DEFAULT_CAP);
-                if !address.is_https && (self.roots.is_some() || self.identity.is_some()) {
-                    let remedy = "certificates are for `https`: give such an address, or leave them out";
-                    return Err(ConfigError::invalid("policy.management.tls", self.name, remedy));
-                }
                 client = if address.is_https { client } else { client.without_tls() };
                 if let Some(socket) = &address.socket {
                     client = client.with_unix_socket(socket);
@@ -285,10 +292,11 @@ impl Credential {
         let no_token = || io::Error::new(io::ErrorKind::InvalidData, "it holds no bearer token");
         match self {
             Self::Bearer(token) => bearer(&token.0).ok_or_else(no_token),
-            Self::File(path) => {
-                let path = path.clone();
+            Self::File(path, turn) => {
+                let (path, turn) = (path.clone(), Arc::clone(turn).lock_owned().await);
                 // A mounted secret may lie on a disk that hangs.
                 let read = tokio::task::spawn_blocking(move || {
+                    let _turn = turn;
                     let mut token = Vec::new();
                     fs::File::open(path)?.take(MAX_TOKEN).read_to_end(&mut token)?;
                     bearer(token.trim_ascii()).ok_or_else(no_token)
@@ -387,6 +395,28 @@ mod tests {
         );
     }
 
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_in_time_holds_up_one_thread_and_no_request() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        // As a disk that hangs: whoever opens it to read waits until somebody writes.
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let (service, seen) = recorded(|builder| builder.with_bearer_file(&path));
+        let resource = service.resource("r", "bundles/b").unwrap();
+        let begun = std::time::Instant::now();
+        for _ in 0..3 {
+            let sent = service.send(&resource, Request::default(), Duration::from_millis(50), 8).await;
+            assert!(matches!(sent, Err(ServiceError::Exchange(OutboundError::Timeout(_)))));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        fs::write(&path, "late").unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "token").unwrap();
+        send(&service, 8).await.unwrap();
+        assert_eq!(seen.lock().unwrap().pop().unwrap().headers()[AUTHORIZATION], "Bearer token");
+    }
+
     #[tokio::test]
     async fn a_client_of_the_application_is_held_to_the_cap_as_well() {
         let (service, _) = recorded(|builder| builder);
@@ -423,7 +453,7 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_refused_without_showing_a_secret() {
         type Change = fn(ServiceBuilder) -> ServiceBuilder;
-        let cases: [(&str, Change); 10] = [
+        let cases: [(&str, Change); 11] = [
             ("policy.management.service", |b| ServiceBuilder { name: "a b".into(), ..b }),
             ("policy.management.service", |b| ServiceBuilder { name: "..".into(), ..b }),
             ("policy.management.url", |b| ServiceBuilder { url: "http://a.example".into(), ..b }),
@@ -434,6 +464,10 @@ mod tests {
             ("policy.management.headers", |b| b.add_header("Prefer", "s3cr3t")),
             ("policy.management.headers", |b| b.with_bearer("t").add_header("Authorization", "s3cr3t")),
             ("policy.management.tls", |b| b.with_identity("s3cr3t")),
+            ("policy.management.tls", |b| {
+                let nobody = Outbound::new(tower::service_fn(|_| std::future::pending()));
+                ServiceBuilder { url: "https://a.example".into(), ..b }.with_roots("PEM").with_outbound(nobody)
+            }),
         ];
         for (field, change) in cases {
             let builder = change(Service::builder("s", "http://localhost"));

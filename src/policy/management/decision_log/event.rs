@@ -33,7 +33,16 @@ impl Made {
         let mut event = self.event_about(None, labels);
         let erased = if event.remove("result").is_some() { json!(["/input", "/result"]) } else { json!(["/input"]) };
         event.insert("erased".to_owned(), erased);
+        self.hide_caller(&mut event);
         event
+    }
+
+    /// Leaves out whose address it was unless the input, masked by now, still says it: where it is secret there, it is here too.
+    pub(super) fn hide_caller(&self, event: &mut Map<String, Value>) {
+        let address = &*self.input.context.peer.ip;
+        if !event.get("input").is_some_and(|input| holds(input, address)) {
+            event.remove("requested_by");
+        }
     }
 
     fn event_about(&self, input: Option<Value>, labels: &Map<String, Value>) -> Map<String, Value> {
@@ -76,6 +85,16 @@ impl Made {
             put("request_context", json!({"http": {"headers": {"x-request-id": [context.request_id]}}}));
         }
         event
+    }
+}
+
+/// Whether this text is somewhere in it.
+fn holds(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(found) => found == text,
+        Value::Array(items) => items.iter().any(|item| holds(item, text)),
+        Value::Object(members) => members.values().any(|member| holds(member, text)),
+        _ => false,
     }
 }
 
@@ -166,8 +185,19 @@ mod tests {
         );
         let stripped = made.stripped(&labels);
         assert_eq!(stripped["erased"], json!(["/input", "/result"]));
-        assert!(!stripped.contains_key("input") && !stripped.contains_key("result"));
+        assert!(["input", "result", "requested_by"].iter().all(|name| !stripped.contains_key(*name)));
         assert_eq!(stripped["decision_id"], "d-1");
+    }
+
+    #[test]
+    fn an_address_that_is_erased_from_the_input_stands_nowhere_else() {
+        let made = made(Ok(Decision::deny(PolicyRevision::new("r"))));
+        let mut event = made.event(&Map::new()).unwrap();
+        made.hide_caller(&mut event);
+        assert_eq!(event["requested_by"], "203.0.113.7");
+        event["input"]["context"]["peer"] = json!({"ip": "**"});
+        made.hide_caller(&mut event);
+        assert!(!Value::Object(event).to_string().contains("203.0.113.7"));
     }
 
     #[test]

@@ -93,6 +93,7 @@ impl Masker {
             done.erased.extend(erased);
             done.masked.extend(masked);
         }
+        made.hide_caller(&mut event);
         for (name, places) in [("erased", done.erased), ("masked", done.masked)] {
             if !places.is_empty() {
                 event.insert(name.to_owned(), places.into());

@@ -99,7 +99,7 @@ use crate::{
 /// [policy](DecisionLogBuilder::with_mask) is asked, with the event as its input, in the version that serves by then: whether it is
 /// left out (`data.system.log.drop`), and which places are to be erased or overwritten (`data.system.log.mask`, a set of JSON
 /// pointers or of objects `{"op": "remove" | "upsert", "path", "value"}`). Rules that are not there mask nothing. What was done is in
-/// `erased` and `masked`.
+/// `erased` and `masked`. An address that is masked in the input is left out of `requested_by` too.
 ///
 /// Where this fails (a rule gives an error or something else, a path leads elsewhere) the event is kept **without input and result**. Open
 /// Policy Agent loses such events. Also otherwise than there, several elements of one array can be erased, the places are those of the

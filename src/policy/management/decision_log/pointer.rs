@@ -1,4 +1,4 @@
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
@@ -18,6 +18,13 @@ pub(super) struct Pointer {
 pub(super) enum Change {
     Remove(Pointer),
     Upsert(Pointer, Value),
+}
+
+/// A step to a place that is there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Index(usize),
+    Member(String),
 }
 
 /// What was done, by place, in the order in which it was asked for.
@@ -42,12 +49,6 @@ impl Pointer {
             return Err("shorten it to at most 64 steps");
         }
         Ok(Self { text: text.to_owned(), steps })
-    }
-
-    /// Those with a greater one are removed first: later places of an array before earlier ones, and what is inside before what it is in, so
-    /// that no removal moves what another one means.
-    fn order(&self) -> Vec<(Option<usize>, &str)> {
-        self.steps.iter().map(|step| (index(step), &**step)).collect()
     }
 }
 
@@ -79,16 +80,24 @@ impl Change {
 /// Whatever the order in which they come: first what is put in, and then what is taken out, so that taking out wins.
 pub(super) fn apply(event: &mut Map<String, Value>, changes: &[Change]) -> Done {
     let mut done = vec![false; changes.len()];
-    let mut removals = Vec::new();
     for (change, done) in changes.iter().zip(&mut done) {
-        match change {
-            Change::Remove(pointer) => removals.push((pointer, done)),
-            Change::Upsert(pointer, value) => *done = upsert_top(event, &pointer.steps, value),
+        if let Change::Upsert(pointer, value) = change {
+            *done = upsert_top(event, &pointer.steps, value);
         }
     }
-    removals.sort_by(|(one, _), (other, _)| other.order().cmp(&one.order()));
-    for (pointer, done) in removals {
-        *done = remove_member(event, &pointer.steps);
+    let mut whole = Value::Object(std::mem::take(event));
+    let mut places = BTreeSet::new();
+    for (change, done) in changes.iter().zip(&mut done) {
+        if let Change::Remove(pointer) = change {
+            *done = find(&whole, &pointer.steps, &mut Vec::new(), &mut places);
+        }
+    }
+    // Later places of an array before earlier ones, and what is inside before what it is in, so that no removal moves what another means.
+    for place in places.iter().rev() {
+        remove(&mut whole, place);
+    }
+    if let Value::Object(members) = whole {
+        *event = members;
     }
     let mut report = Done::default();
     for (change, _) in changes.iter().zip(done).filter(|(_, done)| *done) {
@@ -103,31 +112,43 @@ pub(super) fn apply(event: &mut Map<String, Value>, changes: &[Change]) -> Done 
     report
 }
 
-fn remove(value: &mut Value, steps: &[String]) -> bool {
-    match (value, steps) {
-        (Value::Object(members), _) => remove_member(members, steps),
-        (Value::Array(items), [step]) => {
-            let found = index(step).filter(|index| *index < items.len());
-            found.map(|index| items.remove(index)).is_some()
+/// Adds the places that these steps lead to. Two spellings of one place are one place.
+fn find(at: &Value, steps: &[String], way: &mut Vec<Step>, places: &mut BTreeSet<Vec<Step>>) -> bool {
+    let Some((step, rest)) = steps.split_first() else {
+        places.insert(way.clone());
+        return true;
+    };
+    let inner: Vec<_> = match at {
+        Value::Object(members) => {
+            let member = |name: &Cow<'_, str>| Some((Step::Member(name.to_string()), members.get(&**name)?));
+            readings(step).iter().filter_map(member).collect()
         }
-        (Value::Array(items), [step, rest @ ..]) => {
-            index(step).and_then(|index| items.get_mut(index)).is_some_and(|inner| remove(inner, rest))
+        Value::Array(items) => {
+            index(step).and_then(|index| Some((Step::Index(index), items.get(index)?))).into_iter().collect()
         }
-        _ => false,
+        _ => Vec::new(),
+    };
+    let mut found = false;
+    for (step, inner) in inner {
+        way.push(step);
+        found |= find(inner, rest, way, places);
+        way.pop();
     }
+    found
 }
 
-fn remove_member(members: &mut Map<String, Value>, steps: &[String]) -> bool {
-    let Some((step, rest)) = steps.split_first() else { return false };
-    let mut removed = false;
-    for name in readings(step) {
-        removed |= if rest.is_empty() {
-            members.remove(&*name).is_some()
-        } else {
-            members.get_mut(&*name).is_some_and(|inner| remove(inner, rest))
-        };
+fn remove(whole: &mut Value, place: &[Step]) {
+    let Some((last, way)) = place.split_last() else { return };
+    let holder = way.iter().try_fold(whole, |at, step| match (at, step) {
+        (Value::Object(members), Step::Member(name)) => members.get_mut(name),
+        (Value::Array(items), Step::Index(index)) => items.get_mut(*index),
+        _ => None,
+    });
+    match (holder, last) {
+        (Some(Value::Object(members)), Step::Member(name)) => drop(members.remove(name)),
+        (Some(Value::Array(items)), Step::Index(index)) if *index < items.len() => drop(items.remove(*index)),
+        _ => {}
     }
-    removed
 }
 
 fn upsert_top(event: &mut Map<String, Value>, steps: &[String], value: &Value) -> bool {
@@ -166,8 +187,9 @@ fn upsert(at: &mut Value, steps: &[String], value: &Value) -> bool {
 /// What a step can mean, each once.
 fn readings(step: &str) -> Vec<Cow<'_, str>> {
     let mut readings = vec![Cow::Borrowed(step)];
+    let plain = |step: &str| step.replace("~1", "/").replace("~0", "~");
     let decoded = percent_decode_str(step).decode_utf8().unwrap_or(Cow::Borrowed(step));
-    for other in [Cow::Owned(step.replace("~1", "/").replace("~0", "~")), decoded] {
+    for other in [Cow::Owned(plain(step)), Cow::Owned(plain(&decoded)), decoded] {
         if !readings.contains(&other) {
             readings.push(other);
         }
@@ -313,6 +335,18 @@ mod tests {
             assert_eq!(after, json!({"input": {"l": [{"k": 2}, "k3", 5, 6, 7, 8, 9]}}), "{rules:?}");
             assert_eq!(done.erased, rules);
         }
+        // However the way to them is spelled.
+        for rules in
+            [["/input/a b/0", "/input/a%20b/1"], ["/input/a%20b/0", "/input/a b/1"], ["/input/a b/+0", "/input/a b/01"]]
+        {
+            let (after, done) = masked(json!({"input": {"a b": ["s0", "s1", "k2", "k3"]}}), json!(rules));
+            assert_eq!(
+                (after, &*done.erased),
+                (json!({"input": {"a b": ["k2", "k3"]}}), &rules.map(str::to_owned)[..])
+            );
+        }
+        let (after, _) = masked(json!({"input": ["s0", "k1"]}), json!(["/input/0", "/input/00"]));
+        assert_eq!(after, json!({"input": ["k1"]}), "one place is erased once");
         // Together with the element that it is in, and with one that is put in.
         let (after, _) = masked(json!({"input": [{"s": 1}, {"s": 2}]}), json!(["/input/0", "/input/0/s"]));
         assert_eq!(after, json!({"input": [{"s": 2}]}));
@@ -322,6 +356,7 @@ mod tests {
 
     #[test]
     fn a_step_means_a_member_in_whichever_spelling() {
+        assert_eq!(masked(json!({"input": {"a/b c": 1}}), json!(["/input/a~1b%20c"])).0, json!({"input": {}}));
         for path in ["/input/a~1b", "/input/a%2Fb"] {
             assert_eq!(
                 masked(json!({"input": {"a/b": 1, "c": 2}}), json!([path])).0,

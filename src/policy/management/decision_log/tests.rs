@@ -193,6 +193,23 @@ async fn what_is_masked_stands_neither_in_the_buffer_nor_in_what_is_printed() {
     collector.with(|(_, _, raw)| assert!(!raw.is_empty() && !String::from_utf8_lossy(raw).contains("s3cr3t")));
 }
 
+#[tokio::test]
+async fn an_address_that_a_policy_masks_stands_nowhere_in_the_event() {
+    for (mask, told) in
+        [("mask contains \"/input/context/peer\"", false), ("mask contains \"/result\"", true), ("mask := 7", false)]
+    {
+        let collector = Collector::new();
+        let log = collector.log().with_mask(rego(mask)).start().unwrap();
+        let mut input = question("alice");
+        input.context.peer.ip = "203.0.113.7".to_owned();
+        let _ = Logged::new(stub(Answer::Allow), &log, "p").decide_now(&input).unwrap();
+        log.flush(Duration::from_secs(5)).await.unwrap();
+        let raw = collector.with(|(_, _, raw)| String::from_utf8(std::mem::take(raw)).unwrap());
+        assert_eq!(raw.contains("203.0.113.7"), told, "{mask}: {raw}");
+        assert_eq!(raw.contains("requested_by"), told, "{mask}: {raw}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_a_log_that_is_behind() {
     let collector = Collector::new();

@@ -16,6 +16,8 @@ pub(super) struct Buffer {
 struct State {
     items: VecDeque<Bytes>,
     bytes: usize,
+    /// How many were taken, and may be given back.
+    taken: usize,
 }
 
 impl Buffer {
@@ -29,6 +31,12 @@ impl Buffer {
         (state.items.len(), state.bytes)
     }
 
+    /// Items, those included that were taken and may be given back.
+    pub(super) fn unsent(&self) -> usize {
+        let state = self.lock();
+        state.items.len() + state.taken
+    }
+
     /// Adds the newest. Gives the number of those that are lost for it, this one included when it alone is too large.
     pub(super) fn push(&self, item: Bytes) -> usize {
         let mut state = self.lock();
@@ -37,7 +45,7 @@ impl Buffer {
         self.make_room(&mut state)
     }
 
-    /// The oldest, as many as make an array of at most `budget` bytes; one at least.
+    /// The oldest, as many as make an array of at most `budget` bytes; one at least. They are to be given back, or what is left of them.
     pub(super) fn take(&self, budget: usize) -> Vec<Bytes> {
         let mut state = self.lock();
         let (mut taken, mut bytes) = (Vec::new(), 0);
@@ -49,12 +57,14 @@ impl Buffer {
             state.bytes -= next.len();
             taken.extend(state.items.pop_front());
         }
+        state.taken = taken.len();
         taken
     }
 
     /// Puts what was taken back to its place. Gives the number of those that are lost because newer ones came meanwhile.
     pub(super) fn give_back(&self, taken: Vec<Bytes>) -> usize {
         let mut state = self.lock();
+        state.taken = 0;
         for item in taken.into_iter().rev() {
             state.bytes += item.len();
             state.items.push_front(item);
@@ -104,9 +114,9 @@ mod tests {
         let buffer = Buffer::new(6, 100);
         assert_eq!(["aa", "bb", "cc"].map(|item| buffer.push(item.into())), [0; 3]);
         let taken = buffer.take(6);
-        assert_eq!(texts(&taken), ["aa", "bb"]);
+        assert_eq!((texts(&taken), buffer.unsent(), buffer.size()), (vec!["aa", "bb"], 3, (1, 2)));
         buffer.push("dd".into());
-        assert_eq!(buffer.give_back(taken), 1);
+        assert_eq!((buffer.give_back(taken), buffer.unsent()), (1, 3));
         assert_eq!(texts(&buffer.take(1)), ["bb"], "one at least");
         assert_eq!(texts(&buffer.take(100)), ["cc", "dd"]);
     }

@@ -81,8 +81,6 @@ struct Shared {
     settings: UploadSettings,
     destination: Arc<dyn Destination>,
     buffer: Buffer,
-    /// How many items are out of the buffer, and may come back.
-    under_way: AtomicUsize,
     /// Held while chunks are sent, so that there is one at a time.
     packer: Mutex<Packer>,
     /// As many bytes as are likely to fill a chunk.
@@ -107,7 +105,6 @@ impl Uploader {
             settings,
             destination: Arc::new(destination),
             buffer: Buffer::new(settings.buffer_bytes, settings.buffer_items),
-            under_way: AtomicUsize::new(0),
             packer: Mutex::new(Packer::new(settings.chunk_bytes)),
             full_at: AtomicUsize::new(settings.chunk_bytes),
             is_full: Notify::new(),
@@ -259,7 +256,7 @@ impl Shared {
     }
 
     fn unsent(&self) -> usize {
-        self.buffer.size().0 + self.under_way.load(Ordering::Relaxed)
+        self.buffer.unsent()
     }
 
     fn note(&self, error: Option<&UploadError>) {
@@ -284,9 +281,7 @@ struct Taken<'a> {
 
 impl<'a> Taken<'a> {
     fn new(shared: &'a Shared, budget: usize) -> Self {
-        let items = shared.buffer.take(budget);
-        shared.under_way.store(items.len(), Ordering::Relaxed);
-        Self { shared, items }
+        Self { shared, items: shared.buffer.take(budget) }
     }
 
     fn forget(&mut self, first: usize) {
@@ -297,7 +292,6 @@ impl<'a> Taken<'a> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         let dropped = self.shared.buffer.give_back(std::mem::take(&mut self.items));
-        self.shared.under_way.store(0, Ordering::Relaxed);
         count(&self.shared.tally.overflowed, dropped);
     }
 }
