@@ -41,6 +41,7 @@ fn true_allows_false_denies_and_undefined_is_told_apart() {
     let undefined = ask(&rego, "nobody").unwrap();
     assert_eq!((undefined.effect(), undefined.is_undefined()), (Effect::Deny, true));
     assert_eq!(undefined.revision(), &rego.revision());
+    assert_eq!(rego.decision_path(), "data.authz.decision");
 }
 
 #[test]
