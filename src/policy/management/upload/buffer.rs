@@ -104,7 +104,7 @@ mod tests {
         let buffer = Buffer::new(6, 100);
         assert_eq!(["aa", "bb", "cc"].map(|item| buffer.push(item.into())), [0; 3]);
         let taken = buffer.take(6);
-        assert_eq!(texts(&taken), ["aa", "bb"]);
+        assert_eq!((texts(&taken), buffer.size()), (vec!["aa", "bb"], (1, 2)));
         buffer.push("dd".into());
         assert_eq!(buffer.give_back(taken), 1);
         assert_eq!(texts(&buffer.take(1)), ["bb"], "one at least");
