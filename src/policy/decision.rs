@@ -456,6 +456,22 @@ mod tests {
     }
 
     #[test]
+    fn an_effect_has_the_name_that_audit_records_show() {
+        for effect in [Effect::Allow, Effect::Deny] {
+            assert_eq!(json!(effect), effect.as_str());
+        }
+        assert_eq!((Effect::Allow.as_str(), Effect::Deny.as_str()), ("allow", "deny"));
+    }
+
+    #[test]
+    fn a_permit_knows_its_decision() {
+        let decision = Decision::allow(PolicyRevision::new("r1")).with_id(DecisionId::new("d1"));
+        let permit = decision.add_advice("cache", Map::new()).enforce(|_| false).unwrap();
+        assert_eq!((permit.decision_id().as_str(), permit.revision().as_str()), ("d1", "r1"));
+        assert_eq!(permit.advice().iter().map(|advice| &*advice.id).collect::<Vec<_>>(), ["cache"]);
+    }
+
+    #[test]
     fn what_the_engine_gave_stays_with_the_decision() {
         for result in [json!(false), json!({"allow": true, "extra": [1]})] {
             assert_eq!(read(&result).unwrap().result(), Some(&result));

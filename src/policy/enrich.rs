@@ -57,3 +57,17 @@ impl fmt::Debug for RequestHead<'_> {
         f.debug_struct("RequestHead").field("method", self.method).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_enrichment_sees_the_request_as_it_came() {
+        let mut request = Request::post("https://api.example/jobs/7?page=2").header("x-tier", "gold").body(()).unwrap();
+        request.extensions_mut().insert("left by an earlier layer");
+        let head = RequestHead::of(&request);
+        assert_eq!((head.method(), head.uri(), head.headers()), (request.method(), request.uri(), request.headers()));
+        assert_eq!(head.extensions().get(), Some(&"left by an earlier layer"));
+    }
+}

@@ -47,11 +47,17 @@ impl PolicyBackend for Fixed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::policy_input;
 
-    #[test]
-    fn the_fixed_backends_say_what_their_names_say() {
+    #[tokio::test]
+    async fn the_fixed_backends_say_what_their_names_say() {
         assert_eq!(deny_all().decision().effect(), Effect::Deny);
         assert_eq!(dangerous_allow_all().decision().effect(), Effect::Allow);
         assert_eq!(dangerous_allow_all().decision().revision().as_str(), "dangerous_allow_all");
+        for (backend, effect) in [(deny_all(), Effect::Deny), (dangerous_allow_all(), Effect::Allow)] {
+            let input = policy_input("GET", "/jobs");
+            assert_eq!(backend.decide_now(&input).unwrap().unwrap().effect(), effect);
+            assert_eq!(Arc::new(backend).decide(input).await.unwrap().effect(), effect);
+        }
     }
 }

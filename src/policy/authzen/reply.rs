@@ -330,5 +330,7 @@ mod tests {
             let text = format!("{} {error:?}", error.source().unwrap());
             assert!(text.contains(remedy) && !text.contains("s3cr3t"), "{text}");
         }
+        let away = evaluation(&answer(503, ""), &PolicyRevision::new("r")).unwrap_err();
+        assert_eq!(away.source().unwrap().to_string(), "the decision point answered 503 Service Unavailable");
     }
 }

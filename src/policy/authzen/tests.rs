@@ -297,13 +297,15 @@ async fn one_deadline_holds_around_questions_that_are_asked_one_by_one() {
         let answer = Response::builder().header(CONTENT_TYPE, "application/json");
         Ok::<_, OutboundError>(answer.body(Bytes::from(r#"{"decision": true}"#)).unwrap())
     }));
-    let backend = AuthZen::builder(PDP)
-        .with_endpoints("https://pdp.example/e", None)
-        .with_outbound(outbound)
-        .with_deadline(Duration::from_millis(200));
+    let backend = |deadline| {
+        let builder = AuthZen::builder(PDP).with_endpoints("https://pdp.example/e", None);
+        builder.with_outbound(outbound.clone()).with_deadline(deadline).build().unwrap()
+    };
     let many = vec![policy_input("GET", "/"); AuthZen::MAX_EVALUATIONS];
-    let error = backend.build().unwrap().evaluations(&many, Semantic::ExecuteAll).await.unwrap_err();
+    let error = backend(Duration::from_millis(200)).evaluations(&many, Semantic::ExecuteAll).await.unwrap_err();
     assert_eq!(error.kind(), PolicyErrorKind::Timeout);
+    let decisions = backend(Duration::from_secs(10)).evaluations(&many[..2], Semantic::ExecuteAll).await.unwrap();
+    assert_eq!(decisions.len(), 2);
 }
 
 #[tokio::test]
@@ -420,6 +422,8 @@ fn settings_that_cannot_be_used_name_their_field() {
         assert_eq!(error.field(), field);
         assert!(!format!("{text} {error} {error:?}").contains("s3cr3t"), "{error:?}");
     }
+    let both = pdp().with_bearer("s3cr3t").with_bearer_file("/nonexistent/token").build().unwrap_err();
+    assert!(both.to_string().contains("leave one of"), "{both}");
     assert!(AuthZen::builder("http://pdp.example").dangerous_allow_plain_http().build().is_ok());
 }
 

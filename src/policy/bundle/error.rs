@@ -145,7 +145,7 @@ pub(super) fn shown(text: &str) -> String {
             shown.push(character);
         }
     }
-    if shown.len() < text.len() && text.chars().nth(MAX_SHOWN).is_some() {
+    if text.chars().nth(MAX_SHOWN).is_some() {
         shown.push('…');
     }
     shown
@@ -160,10 +160,14 @@ mod tests {
     #[test]
     fn the_text_names_bundle_file_line_and_problem() {
         let fault = || Fault::new("`a` is given twice: remove one");
-        let error = |fault| BundleError::new(BundleErrorKind::Data, "authz", fault).to_string();
-        assert_eq!(error(fault()), "bundle `authz`: `a` is given twice: remove one");
+        let error = |fault| BundleError::new(BundleErrorKind::Data, "authz", fault);
+        let plain = error(fault());
+        assert_eq!(plain.to_string(), "bundle `authz`: `a` is given twice: remove one");
+        assert_eq!((plain.bundle(), plain.file(), plain.line()), ("authz", None, None));
         let placed = error(fault().in_file("roles/data.json").at_line(3));
-        assert_eq!(placed, "bundle `authz`, `roles/data.json` line 3: `a` is given twice: remove one");
+        assert_eq!(placed.to_string(), "bundle `authz`, `roles/data.json` line 3: `a` is given twice: remove one");
+        assert_eq!((placed.bundle(), placed.file(), placed.line()), ("authz", Some("roles/data.json"), Some(3)));
+        assert_eq!((placed.kind(), placed.kind().as_str()), (BundleErrorKind::Data, "data"));
     }
 
     #[test]
@@ -171,5 +175,6 @@ mod tests {
         assert_eq!(shown("a\n\u{1b}[31mb\u{202e}c"), "a\\u{a}\\u{1b}[31mb\\u{202e}c");
         assert_eq!(shown(&"é".repeat(5000)).chars().count(), MAX_SHOWN + 1);
         assert_eq!(shown(&"é".repeat(200)), "é".repeat(200));
+        assert!(shown(&"\0".repeat(201)).ends_with('…'));
     }
 }

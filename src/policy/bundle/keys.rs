@@ -165,6 +165,7 @@ const KEYS: &str = "policy.bundle.keys";
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::signature::KeyPair as _;
     use base64::{Engine as _, engine::general_purpose::STANDARD};
 
     use super::*;
@@ -174,6 +175,8 @@ mod tests {
         VerificationKey::from_jwk(id, public_key(algorithm))
     }
 
+    const P256_PREFIX: [u8; 26] =
+        *b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\0";
     const ED25519: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
 
     #[test]
@@ -195,6 +198,10 @@ mod tests {
     #[test]
     fn a_pem_has_to_fit_its_algorithm_and_is_never_repeated() {
         assert!(VerificationKey::from_pem("ed", ED25519, Algorithm::Ed25519).is_ok());
+        // What stands before the point in a key of this curve (RFC 5480 §2).
+        let point = [&P256_PREFIX[..], P256.public_key().as_ref()].concat();
+        let ec = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(point));
+        assert!(VerificationKey::from_pem("ec", &ec, Algorithm::Es256).is_ok());
         let der = P256.to_pkcs8v1().unwrap();
         let private =
             &format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der.as_ref()));

@@ -249,5 +249,12 @@ mod tests {
         ] {
             assert_eq!(manifest.covers(&path.split('/').collect::<Vec<_>>()), is_covered, "{path}");
         }
+        let root = &manifest.roots[0];
+        assert_eq!((root.steps(), root.to_string().as_str()), (&["a".to_owned(), "b".to_owned()][..], "a/b"));
+        for (path, is_above) in
+            [(&[][..], true), (&["a"], true), (&["a", "b"], false), (&["a", "b", "c"], false), (&["b"], false)]
+        {
+            assert_eq!(root.is_below(path), is_above, "{path:?}");
+        }
     }
 }

@@ -232,3 +232,19 @@ impl fmt::Display for Verification {
 pub(super) const SIGNATURES: &str = ".signatures.json";
 /// Of one signature: it lists every file with its hash, in some 200 bytes each.
 const MAX_TOKEN: usize = 2 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_may_be_a_little_larger_than_its_one_signature() {
+        let of = |length: usize| {
+            let (before, after) = (r#"{"signatures":[""#, r#""]}"#);
+            let token = "a".repeat(length - before.len() - after.len());
+            only_token(format!("{before}{token}{after}").as_bytes())
+        };
+        assert!(of(2_097_152 + 1024).is_ok());
+        assert!(format!("{:?}", of(2_097_152 + 1025)).contains("2 MiB"));
+    }
+}

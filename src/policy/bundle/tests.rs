@@ -3,7 +3,7 @@ use std::io::Write as _;
 use flate2::{Compression, write::GzEncoder};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sha2::{Sha256, Sha384, Sha512, Sha512_256};
+use sha2::{Digest as _, Sha256, Sha384, Sha512, Sha512_256};
 use tar::{EntryType, Header};
 
 use super::{canonical::canonical, signature::hex, *};
@@ -228,6 +228,7 @@ fn what_is_no_plain_archive_is_refused() {
         ("a tar in two members", [gzip(&whole[..1024]), gzip(&whole[1024..])].concat(), "after the end"),
         ("a tar without its end", gzip(&whole[..whole.len() - 1024]), "two empty blocks"),
         ("a tar with half of its end", gzip(&endless), "two empty blocks"),
+        ("a tar without the last byte of its end", gzip(&whole[..whole.len() - 1]), "two empty blocks"),
         ("a tar that is cut off", gzip(&whole[..700]), "damaged"),
         ("a file that is cut off", gzip(&whole[..550]), "cut off"),
         ("files after the end", gzip(&[whole.clone(), whole.clone()].concat()), "two empty blocks"),
@@ -255,6 +256,10 @@ fn what_is_no_plain_archive_is_refused() {
         assert_refused(name, unsigned(&archive), BundleErrorKind::Archive, why);
     }
     assert!(unsigned(&pax("18 path=long.rego\n")).is_ok(), "a path by a header of its own is a path");
+    for known in ["SCHILY.dev=1", "LIBARCHIVE.creationtime=1", "mtime=1"] {
+        let record = format!("{} {known}\n", known.len() + "16 \n".len());
+        assert!(unsigned(&pax(&record)).is_ok(), "{known}");
+    }
 }
 
 #[test]
@@ -307,6 +312,22 @@ fn every_limit_holds_to_the_byte() {
         assert!(kind == BundleErrorKind::TooLarge && text.contains("with_ratio"), "{text}");
     }
     assert_eq!(refused(&zeros, &limits().with_ratio(usize::MAX)), None, "without its size it is an empty archive");
+    assert_eq!(refused(&gzip(&vec![0; 1024 * 1024]), &limits()), None, "what is small may be of any ratio");
+    let (packed, ratio) = (17..64)
+        .map(|blocks| blocks * 64 * 1024)
+        .map(|size| (gzip(&vec![0; size]), size))
+        .find_map(|(packed, size)| {
+            let ratio = size / packed.len();
+            (size / ratio == packed.len()).then_some((packed, ratio))
+        })
+        .unwrap();
+    assert_eq!(refused(&packed, &limits().with_ratio(ratio)), None);
+    assert!(refused(&packed, &limits().with_ratio(ratio - 1)).unwrap().1.contains("with_ratio"));
+    // What comes after it does not make up for it: it is never unpacked.
+    let noise = (0..40_000_i32).flat_map(|number| <[u8; 32]>::from(Sha256::digest(number.to_be_bytes())));
+    let first = gzip(&[vec![0; 4 << 20], noise.collect()].concat());
+    assert!(first.len() > 1 << 20);
+    assert!(refused(&first, &limits().with_ratio(10)).unwrap().1.contains("with_ratio"));
     let nested = gzip(&[zeros.clone(), zeros].concat());
     assert!(refused(&nested, &limits()).is_some());
 }
@@ -439,10 +460,13 @@ fn a_signature_of_every_algorithm_verifies_under_its_own_key() {
         assert_eq!(required(&archive).unwrap().signed_by(), Some(algorithm.name()));
     }
     let secret = SharedSecret::new([7; 32]).unwrap();
-    let header = base64url(r#"{"alg":"HS256","kid":"shared"}"#);
-    let input = format!("{header}.{}", base64url(json!({"files": listed(&files())}).to_string()));
-    let compact = format!("{input}.{}", base64url(secret.sign(input.as_bytes())));
-    let archive = with_signatures(&files(), &json!({"signatures": [compact]}));
+    let of = |alg: &str| {
+        let header = base64url(json!({"alg": alg, "kid": "shared"}).to_string());
+        let input = format!("{header}.{}", base64url(json!({"files": listed(&files())}).to_string()));
+        let compact = format!("{input}.{}", base64url(secret.sign(input.as_bytes())));
+        with_signatures(&files(), &json!({"signatures": [compact]}))
+    };
+    let archive = of("HS256");
     let verification = |secret| {
         let key = VerificationKey::from_secret("shared", SharedSecret::new(secret).unwrap()).unwrap();
         Verification::required(VerificationKeys::new([key]).unwrap())
@@ -454,6 +478,21 @@ fn a_signature_of_every_algorithm_verifies_under_its_own_key() {
         BundleErrorKind::Signature,
         "does not verify",
     );
+    for alg in ["HS384", "RS256", "none", "hs256"] {
+        let read = read(&of(alg), &verification([7; 32]));
+        assert_refused(alg, read, BundleErrorKind::Signature, "differs from that of the key `shared`");
+    }
+}
+
+#[test]
+fn what_is_wanted_of_signatures_can_be_asked_and_printed() {
+    for (verification, is_required, text) in [
+        (Verification::required(keys()), true, "required"),
+        (Verification::forbidden(), false, "forbidden"),
+        (Verification::dangerous_unverified(), false, "unverified"),
+    ] {
+        assert_eq!((verification.is_required(), verification.to_string().as_str()), (is_required, text));
+    }
 }
 
 #[test]
@@ -477,13 +516,18 @@ fn the_key_is_the_configured_one_then_the_headers_then_the_payloads() {
             Verification::required(keys()),
             "`other`",
         ),
-        ("another key", of(json!({"kid": "ES384"}), json!({})), Verification::required(keys()), "`alg`"),
+        (
+            "another key",
+            of(json!({"kid": "ES384"}), json!({})),
+            Verification::required(keys()),
+            "differs from that of the key `ES384`",
+        ),
         ("the other key is configured", of(json!({}), json!({})), configured("ES384"), "`alg`"),
         (
             "a key of the same algorithm",
             of(json!({"alg": "ES384", "kid": "ES384"}), json!({})),
             Verification::required(keys()),
-            "does not verify",
+            "does not verify under the key `ES384`",
         ),
     ] {
         assert_refused(name, read(&archive, &verification), BundleErrorKind::Signature, why);

@@ -301,7 +301,10 @@ mod tests {
         assert_eq!(read(nested(MAX_DEPTH).as_bytes()), Ok(()));
         assert!(read(nested(MAX_DEPTH + 1).as_bytes()).is_err());
         assert!(read("{\"a\":".repeat(1_000_000).as_bytes()).is_err());
-        assert_eq!(read(format!("[{}1]", "[],".repeat(1000)).as_bytes()), Ok(()), "side by side is not deep");
+        for (open, close) in [("[", "]"), ("[[", "]]")] {
+            let wide = format!("{open}{}1{close}", "[],".repeat(1000));
+            assert_eq!(read(wide.as_bytes()), Ok(()), "side by side is not deep");
+        }
     }
 
     proptest! {

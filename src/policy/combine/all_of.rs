@@ -232,6 +232,17 @@ mod tests {
         assert_eq!(&*decision.obligations()[0].id, "two");
     }
 
+    #[test]
+    fn without_an_answer_of_each_there_is_no_decision() {
+        let allows = |count| (0..count).map(|_| Ok(Decision::allow(PolicyRevision::new("r")))).collect();
+        let both = AllOf::new("a", stub(&Answer::Allow)).add("b", stub(&Answer::Allow));
+        for (parts, answers) in [(&both, 1), (&both, 0), (&AllOf { parts: Vec::new() }, 0)] {
+            let error = parts.combine(allows(answers)).unwrap_err();
+            assert_eq!(error.kind(), PolicyErrorKind::InvalidResult, "{answers} of {parts:?}");
+        }
+        assert_eq!(both.combine(allows(2)).unwrap().effect(), Effect::Allow);
+    }
+
     #[tokio::test]
     async fn one_that_never_answers_keeps_the_others_from_deciding() {
         let all = AllOf::new("a", stub(&Answer::Allow)).add("b", stub(&Answer::Stall));

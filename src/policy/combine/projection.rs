@@ -249,6 +249,29 @@ mod tests {
         assert_eq!(projected(&input, &Reads::paths([])), Value::Object(Map::new()));
     }
 
+    #[test]
+    fn a_member_whose_name_comes_without_its_value_is_refused_rather_than_lost() {
+        struct Halved(bool);
+
+        impl Serialize for Halved {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut map = serializer.serialize_map(None)?;
+                if self.0 {
+                    map.serialize_key("a")?;
+                } else {
+                    map.serialize_value("a")?;
+                }
+                map.end()
+            }
+        }
+
+        let reads = Reads::paths([&["a"][..]]);
+        let members = reads.members().unwrap();
+        for half in [true, false] {
+            assert!(serde_json::to_vec(&Projection { members, value: &Halved(half) }).is_err(), "{half}");
+        }
+    }
+
     proptest! {
         /// The other way round than a cache needs it, and so all of it: equal texts, equal answers at every path that is read.
         #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{runtime::Handle, sync::Semaphore, task::JoinError};
+use tokio::{runtime::Handle, sync::Semaphore};
 
 use crate::{
     ConfigError, error,
@@ -133,7 +133,7 @@ impl Shadow {
                     None => candidate.decide(question).await,
                 }
             }));
-            let candidate = match AbortOnDrop(asked).join().await {
+            let candidate = match asked.await {
                 Ok(Ok(outcome)) => outcome.map_err(|error| error.kind()),
                 Ok(Err(_elapsed)) => Err(PolicyErrorKind::Timeout),
                 Err(_panicked) => Err(PolicyErrorKind::Panicked),
@@ -282,21 +282,6 @@ fn allows(outcome: &Result<Decision, PolicyErrorKind>) -> bool {
     outcome.as_ref().is_ok_and(|decision| decision.effect() == crate::policy::Effect::Allow)
 }
 
-/// A task that ends when nobody waits for it any more, as when the runtime shuts down.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> AbortOnDrop<T> {
-    async fn join(mut self) -> Result<T, JoinError> {
-        (&mut self.0).await
-    }
-}
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 const MAX_IN_FLIGHT: usize = 1024;
 const MAX_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -365,10 +350,8 @@ mod tests {
                 let alone = Arc::new(StubBackend::new(live.clone())).decide(policy_input("GET", "/jobs")).await;
                 let (shadow, seen) = shadow(stub(&live), Arc::new(stub(&candidate)));
                 let input = policy_input("GET", "/jobs");
-                let answered = match shadow.decide_now(&input) {
-                    Some(outcome) => outcome,
-                    None => Arc::clone(&shadow).decide(input).await,
-                };
+                let answered =
+                    if at_once { shadow.decide_now(&input).unwrap() } else { Arc::clone(&shadow).decide(input).await };
                 let told = |outcome: &Result<Decision, PolicyError>| {
                     outcome
                         .as_ref()
@@ -430,7 +413,11 @@ mod tests {
             (builder().with_max_in_flight(0), "policy.shadow.max_in_flight"),
             (builder().with_max_in_flight(1025), "policy.shadow.max_in_flight"),
             (builder().with_deadline(Duration::ZERO), "policy.shadow.deadline"),
-            (builder().with_deadline(Duration::from_secs(11)), "policy.shadow.deadline"),
+            (builder().with_deadline(Duration::from_nanos(10_000_000_001)), "policy.shadow.deadline"),
+            (builder().with_max_in_flight(1), "policy.shadow"),
+            (builder().with_max_in_flight(1024), "policy.shadow"),
+            (builder().with_deadline(Duration::from_nanos(1)), "policy.shadow"),
+            (builder().with_deadline(Duration::from_secs(10)), "policy.shadow"),
         ];
         for (builder, field) in cases {
             assert_eq!(builder.build().unwrap_err().field(), field);

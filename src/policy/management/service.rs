@@ -476,5 +476,7 @@ mod tests {
             assert_eq!(error.field(), field);
             assert!(!format!("{error} {error:?} {shown}").contains("s3cr3t"), "{error:?}");
         }
+        let patient = Service::builder("s", "http://localhost").with_deadline(Duration::from_secs(600)).build();
+        assert_eq!(patient.unwrap().deadline(), Duration::from_secs(600));
     }
 }

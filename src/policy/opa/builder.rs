@@ -245,6 +245,7 @@ mod tests {
         ];
         for (url, path, sent) in cases {
             assert_eq!(uri(url, path).unwrap(), format!("{sent}{QUERY}"), "{path}");
+            assert_eq!(Opa::builder(url).with_decision_path(path).build().unwrap().decision_path(), path);
         }
     }
 

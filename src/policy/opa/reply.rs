@@ -237,5 +237,6 @@ mod tests {
         assert!(cause(500, body).ends_with(": internal_error eval_conflict_error"));
         assert!(cause(401, r#"{"code": "unauthorized", "message": "s3cr3t"}"#).contains("`with_bearer`"));
         assert!(cause(301, "<a href=s3cr3t>").contains("not followed"));
+        assert_eq!(cause(503, "s3cr3t"), "the server answered 503 Service Unavailable");
     }
 }

@@ -205,6 +205,7 @@ mod tests {
     fn texts_are_counted_found_and_changed_by_character() {
         assert_eq!(count(&Value::from("a\u{1f600}b")), Some(Value::from(3_u64)));
         assert_eq!(count(&Value::from(vec![Value::Null])), Some(Value::from(1_u64)));
+        assert_eq!(count(&Value::from_json_str(r#"{"a": 1, "b": 2}"#).unwrap()), Some(Value::from(2_u64)));
         assert_eq!(count(&Value::Null), None);
         let found = |all: &str, wanted: &str| positions(all, wanted).map(Iterator::collect::<Vec<_>>);
         assert_eq!(found("\u{e9}\u{1f600}\u{e9}", "\u{e9}"), Some(vec![0, 2]));
@@ -222,7 +223,11 @@ mod tests {
         {
             assert_eq!(to_number(&Value::from(text)), expected.map(|number: i64| Value::from(number)), "{text:?}");
         }
-        assert_eq!(to_number(&Value::Null), Some(Value::from(0_u64)));
+        for (value, expected) in
+            [(Value::Null, 0), (Value::from(false), 0), (Value::from(true), 1), (Value::from(7_u64), 7)]
+        {
+            assert_eq!(to_number(&value), Some(Value::from(expected)), "{value}");
+        }
         assert_eq!(to_number(&Value::from(vec![])), None);
     }
 
@@ -235,6 +240,8 @@ mod tests {
             ("2026-03-01T00:00:00-00:30", Some(MIDNIGHT + 1_800_000_000_000)),
             ("2026-03-01T00:00:00.5Z", Some(MIDNIGHT + 500_000_000)),
             ("2026-03-01T00:00:00.1234567899Z", Some(MIDNIGHT + 123_456_789)),
+            ("2026-03-01T00:00:00.5+01:00", Some(MIDNIGHT + 500_000_000 - 3_600_000_000_000)),
+            ("2026-03-01T00:00:00-23:59", Some(MIDNIGHT + 86_340_000_000_000)),
             ("1969-12-31T23:59:59Z", Some(-1_000_000_000)),
             ("2026-03-01t00:00:00Z", None),
             ("2026-03-01T00:00:00z", None),
@@ -247,6 +254,9 @@ mod tests {
             ("2026-03-01T00:00:00+0100", None),
             ("2026-03-01T00:00:00*01:00", None),
             ("2026-03-01T00:00:00+24:00", None),
+            ("2026-03-01T00:00:00+01:60", None),
+            ("2026-03-01T00:00:00+01:000", None),
+            ("2026-03-01T00:00:00+01-00", None),
             ("2026-03-01T00:00:00Zx", None),
             ("2300-01-01T00:00:00Z", None),
             ("+026-03-01T00:00:00Z", None),

@@ -56,6 +56,7 @@ const MAX_NESTING: usize = 16;
 mod tests {
     use std::time::Duration;
 
+    use super::*;
     use crate::{ConfigError, policy::Rego};
 
     fn build(text: &str) -> Result<Rego, ConfigError> {
@@ -79,5 +80,34 @@ mod tests {
         let error = build("x := 1\n# \0\ndecision := false").unwrap_err();
         assert!(error.to_string().contains("authz.rego:4") && error.to_string().contains("NUL"), "{error}");
         assert!(build(&format!("x := {}1{}", "[".repeat(8), "]".repeat(8))).is_ok());
+    }
+
+    #[test]
+    fn depth_is_counted_where_the_parser_nests_and_found_on_its_line() {
+        let (deep, flat) = ("[".repeat(17), "[".repeat(16));
+        for (what, text, line) in [
+            ("as deep as may be", flat.clone(), None),
+            ("one deeper", format!("\n\n{deep}"), Some(3)),
+            ("other brackets", "({[".repeat(6), Some(1)),
+            ("one after the other", "()[]{}".repeat(17), None),
+            ("more closed than opened", format!("]]{deep}"), Some(1)),
+            ("closed before", format!("[]{flat}"), None),
+            ("in a comment", format!("# {deep}\n{flat}"), None),
+            ("after a comment", format!("# \"\n{deep}"), Some(2)),
+            ("in a last comment", format!("# {deep}"), None),
+            ("in a text", format!("\"{deep}\" {flat}"), None),
+            ("in a text behind a quote", format!(r#""\"{deep}""#), None),
+            ("after a text that ends in a backslash", format!(r#""\\"{deep}"#), Some(1)),
+            ("in a raw text", format!("`{deep}\\` {flat}"), None),
+            ("after a raw text", format!("`\n\"\n`{deep}"), Some(3)),
+            ("as many signs as may be", "-".repeat(16), None),
+            ("one sign more", "-".repeat(17), Some(1)),
+            ("signs apart", "- \t\r\n".repeat(17), Some(17)),
+            ("signs between numbers", "1-".repeat(17), None),
+            ("a NUL at once", "\0".to_owned(), Some(1)),
+            ("a NUL in a text", "x\n\"\0\"".to_owned(), Some(2)),
+        ] {
+            assert_eq!(check(&text).err().map(|odd| odd.line), line, "{what}");
+        }
     }
 }

@@ -41,6 +41,7 @@ fn true_allows_false_denies_and_undefined_is_told_apart() {
     let undefined = ask(&rego, "nobody").unwrap();
     assert_eq!((undefined.effect(), undefined.is_undefined()), (Effect::Deny, true));
     assert_eq!(undefined.revision(), &rego.revision());
+    assert_eq!(rego.decision_path(), "data.authz.decision");
 }
 
 #[test]
@@ -52,6 +53,27 @@ fn an_object_carries_reasons_obligations_and_advice() {
     assert_eq!(decision.reasons(), ["a", "b"]);
     assert_eq!((&*decision.obligations()[0].id, &decision.obligations()[0].properties["n"]), ("mask", &json!(1)));
     assert_eq!(&*decision.advice()[0].id, "cache");
+}
+
+#[test]
+fn the_functions_that_are_replaced_give_what_open_policy_agent_gives() {
+    for (held, value) in [
+        (r#"count("a\u00e9b")"#, "3"),
+        (r#"indexof("a\u00e9b", "b")"#, "2"),
+        (r#"indexof("abc", "x")"#, "-1"),
+        (r#"indexof_n("aaa", "aa")"#, "[0, 1]"),
+        (r#"lower("A\u03a3")"#, r#""a\u03c3""#),
+        (r#"upper("\u00dfa")"#, r#""\u00dfA""#),
+        (r#"net.cidr_contains("10.0.0.0/8", "::ffff:10.1.2.3")"#, "true"),
+        (r#"net.cidr_contains("10.0.0.0/8", "11.0.0.1")"#, "false"),
+        (r#"net.cidr_is_valid("10.0.0.0/8")"#, "true"),
+        (r#"net.cidr_is_valid("010.0.0.0/8")"#, "false"),
+        (r#"time.parse_rfc3339_ns("1970-01-01T00:00:01Z")"#, "1000000000"),
+        (r#"to_number("7")"#, "7"),
+    ] {
+        let rego = build(&format!("decision if {held} == {value}")).unwrap_or_else(|error| panic!("{held}: {error}"));
+        assert_eq!(ask(&rego, "alice").unwrap().effect(), Effect::Allow, "{held}");
+    }
 }
 
 #[test]
@@ -535,6 +557,7 @@ async fn threads_of_their_own_decide_what_the_callers_thread_would() {
     let text = "decision := {\"allow\": true, \"reasons\": [input.subject.id]}";
     let rego = Arc::new(patient(text).with_threads(2).build().unwrap());
     assert!(rego.decide_now(&policy_input("GET", "/jobs")).is_none());
+    assert_eq!(rego.current.load().engines(), 2);
     let ask = |id: String| {
         let mut input = policy_input("GET", "/jobs");
         input.subject.id = id;
@@ -624,6 +647,7 @@ fn what_a_policy_reads_of_the_input_is_known() {
         ("decision if { x := \"subject\"; input[x] == 1 }", "everything"),
         ("decision if { i := input; i.subject.id == \"a\" }", "everything"),
         ("decision if { s := input.subject; s.id == \"a\" }", "subject"),
+        ("decision if { {\"id\": r} := input.subject; r == \"a\" }\nr if input.action.name == \"GET\"", "subject"),
         ("decision if f(input.action)\nf(a) if a.name == \"GET\"", "action"),
         ("decision if f(1)\nf(_) if input.action.name == \"GET\"", "action.name"),
         ("decision if data.roles[input.subject.id][_] == input.resource.id", "resource.id, subject.id"),

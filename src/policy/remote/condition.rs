@@ -164,6 +164,12 @@ impl Drop for Call<'_> {
 mod tests {
     use PolicyErrorKind::{Evaluation, InvalidResult, Timeout, Unavailable};
 
+    use std::{
+        error::Error as _,
+        pin::{Pin, pin},
+        task::{Context, Waker},
+    };
+
     use super::*;
     use crate::testing::FrozenClock;
 
@@ -187,6 +193,7 @@ mod tests {
             end(&condition, &[Some(kind), Some(kind)]);
             let error = condition.admit().err().unwrap();
             assert_eq!(error.kind(), Unavailable, "{kind:?}");
+            assert!(error.source().unwrap().to_string().contains("next call in"), "{error:?}");
         }
         for kind in [Evaluation, InvalidResult] {
             let condition = condition(&clock, false);
@@ -227,6 +234,31 @@ mod tests {
     }
 
     #[test]
+    fn a_call_without_an_answer_and_no_other_is_reason_to_check_early() {
+        let condition = condition(&FrozenClock::default(), true);
+        let has_come =
+            |doubt: Pin<&mut dyn Future<Output = ()>>| doubt.poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        for (failure, is_reason) in [(None, false), (Some(InvalidResult), false), (Some(Timeout), true)] {
+            let mut doubt = pin!(condition.in_doubt());
+            assert!(!has_come(doubt.as_mut()));
+            end(&condition, &[failure]);
+            assert_eq!(has_come(doubt.as_mut()), is_reason, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn many_that_were_refused_at_one_time_do_not_all_come_back_at_one_time() {
+        let clock = FrozenClock::default();
+        let conditions: Vec<_> = (0..64).map(|_| condition(&clock, false)).collect();
+        conditions.iter().for_each(|condition| end(condition, &[Some(Timeout), Some(Timeout)]));
+        let admitted = || conditions.iter().filter(|condition| condition.admit().is_ok()).count();
+        clock.advance(SECOND.mul_f64(0.499));
+        assert_eq!(admitted(), 0);
+        clock.advance(SECOND.mul_f64(0.4));
+        assert!((1..64).contains(&admitted()));
+    }
+
+    #[test]
     fn what_was_seen_last_counts() {
         let condition = condition(&FrozenClock::default(), true);
         condition.checked(Ok(()));
@@ -253,7 +285,8 @@ mod tests {
         end(&condition, &[Some(Timeout), Some(Timeout)]);
         clock.advance(SECOND);
         let probe = condition.admit();
-        assert!(probe.is_ok() && condition.admit().is_err());
+        let refused = condition.admit().err().unwrap();
+        assert!(probe.is_ok() && refused.source().unwrap().to_string().contains("is under way"), "{refused:?}");
         drop(probe);
         end(&condition, &[None]);
         assert_eq!(condition.health(), Health::Ready);

@@ -310,6 +310,22 @@ mod tests {
                 vec![],
             ),
             (
+                "below a text",
+                json!({"input": {"a": "text"}}),
+                json!([upsert("/input/a/b", json!(0))]),
+                json!({"input": {"a": "text"}}),
+                vec![],
+                vec![],
+            ),
+            (
+                "behind the last element",
+                json!({"input": [1]}),
+                json!(["/input/1"]),
+                json!({"input": [1]}),
+                vec![],
+                vec![],
+            ),
+            (
                 "the whole anew",
                 json!({"result": {"a": 1}}),
                 json!([upsert("/result", json!(true))]),
@@ -395,5 +411,6 @@ mod tests {
         ] {
             assert!(Change::parse(&rule).is_err(), "{rule}");
         }
+        assert!(Change::parse(&json!("/input".to_owned() + &"/a".repeat(63))).is_ok());
     }
 }

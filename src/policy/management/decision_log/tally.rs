@@ -84,3 +84,18 @@ impl Tally {
 pub(super) fn add(counter: &AtomicU64, more: u64) -> u64 {
     counter.fetch_add(more, Ordering::Relaxed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_an_event_was_lost_for_counts() {
+        let tally = Tally::default();
+        add(&tally.rate_limited, 1);
+        add(&tally.left_out, 20);
+        add(&tally.dropped_by_policy, 5);
+        let sent = UploadMetrics { overflowed: 300, too_large: 4000, failures: 7, ..UploadMetrics::default() };
+        assert_eq!(tally.metrics(sent).lost(), 4321);
+    }
+}

@@ -120,6 +120,37 @@ async fn every_outcome_is_logged_and_is_the_backends_own() {
     assert_eq!((metrics.decisions, metrics.uploaded, metrics.lost()), (10, 10, 0));
 }
 
+/// Takes three milliseconds, which is wrong.
+struct Slow(FrozenClock);
+
+#[async_trait::async_trait]
+impl PolicyBackend for Slow {
+    async fn decide(self: Arc<Self>, input: PolicyInput) -> Result<Decision, PolicyError> {
+        self.decide_now(&input).unwrap()
+    }
+
+    fn decide_now(&self, _: &PolicyInput) -> Option<Result<Decision, PolicyError>> {
+        self.0.advance(Duration::from_millis(3));
+        Some(Ok(Decision::allow(crate::policy::PolicyRevision::new("slow"))))
+    }
+
+    async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {
+        Err(ConfigError::missing("slow", "make it quicker"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decision_is_timed_from_its_question_on() {
+    let (collector, clock) = (Collector::new(), FrozenClock::default());
+    let log = collector.log().with_clock(clock.clone()).start().unwrap();
+    let logged = Arc::new(Logged::new(Arc::new(Slow(clock)), &log, "p"));
+    assert!(logged.decide_now(&question("alice")).unwrap().is_ok());
+    assert!(Arc::clone(&logged).decide(question("bob")).await.is_ok());
+    for event in sent(&log, &collector).await {
+        assert_eq!(event["metrics"]["timer_portcullis_decision_ns"], 3_000_000, "{event}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn all_but_the_decisions_passes_through() {
     let log = Collector::new().log().start().unwrap();
@@ -127,6 +158,8 @@ async fn all_but_the_decisions_passes_through() {
     let logged = Arc::new(Logged::new(Arc::clone(&rego) as Arc<dyn PolicyBackend>, &log, rego.decision_path()));
     assert_eq!((logged.in_force(), logged.health()), (rego.in_force(), Health::Ready));
     assert!(Arc::clone(&logged).preflight().await.is_ok());
+    let unfit = Logged::new(Arc::new(Slow(FrozenClock::default())), &log, "p");
+    assert!(Arc::new(unfit).preflight().await.is_err());
     let waiting = Logged::new(Arc::new(StubBackend::new(Answer::Allow)), &log, "p");
     assert!(waiting.decide_now(&question("alice")).is_none());
     assert_eq!(log.metrics().decisions, 0, "what was not decided is no decision");
@@ -237,6 +270,10 @@ async fn a_service_that_takes_nothing_costs_the_oldest_events_and_no_request() {
     }
     let unsent = log.flush(Duration::from_secs(1)).await.unwrap_err();
     assert_eq!((unsent.left(), log.metrics().overflowed, log.metrics().is_failing), (3, 2, true));
+    // And one more that is never masked.
+    log.0.tally.waiting.fetch_add(1, Ordering::Relaxed);
+    assert_eq!(log.flush(Duration::from_secs(1)).await.unwrap_err().left(), 4);
+    log.0.tally.waiting.fetch_sub(1, Ordering::Relaxed);
     collector.with(|(status, ..)| *status = 200);
     let ids: Vec<_> =
         sent(&log, &collector).await.iter().map(|event| event["input"]["subject"]["id"].clone()).collect();
@@ -290,9 +327,16 @@ async fn events_go_out_by_themselves_and_the_tasks_end_with_the_log() {
 #[tokio::test]
 async fn what_cannot_be_right_is_refused() {
     type Change = fn(DecisionLogBuilder) -> DecisionLogBuilder;
-    let second = Duration::from_secs(1);
-    assert!(Collector::new().log().with_upload_delay(second, second).start().is_ok());
-    let cases: [(&str, Change); 11] = [
+    let good: [Change; 4] = [
+        |b| b.with_upload_delay(Duration::from_millis(10), Duration::from_millis(10)),
+        |b| b.with_upload_delay(Duration::from_secs(1), Duration::from_secs(86_400)),
+        |b| b.with_upload_limit(16 << 20).with_buffer(16 << 20, 1),
+        |b| b.with_upload_limit(1024).with_buffer(65_536, 10_000_000),
+    ];
+    for (number, change) in good.into_iter().enumerate() {
+        assert!(change(Collector::new().log()).start().is_ok(), "{number}");
+    }
+    let cases: [(&str, Change); 13] = [
         ("resource", |b| b.with_resource("../logs")),
         ("erased", |b| b.add_erased("/labels/app")),
         ("erased", |b| b.add_erased("input")),
@@ -304,6 +348,8 @@ async fn what_cannot_be_right_is_refused() {
         ("max_decisions_per_second", |b| b.with_max_decisions_per_second(0)),
         ("upload_delay", |b| b.with_upload_delay(Duration::from_secs(2), Duration::from_secs(1))),
         ("upload_delay", |b| b.with_upload_delay(Duration::ZERO, Duration::from_secs(1))),
+        ("upload_delay", |b| b.with_upload_delay(Duration::from_secs(1), Duration::from_secs(86_401))),
+        ("buffer_bytes", |b| b.with_buffer((1 << 30) + 1, 1)),
     ];
     for (field, change) in cases {
         let error = change(Collector::new().log()).start().unwrap_err();

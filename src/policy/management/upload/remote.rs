@@ -64,9 +64,14 @@ mod tests {
         let service = service.build().unwrap();
         let resource = service.resource("r", "logs/part").unwrap();
         let remote = Remote { service, resource };
-        for (more, said) in
-            [(0, None), (4, None), (102, Some("answered 302")), (201, Some("credential")), (213, Some("limit"))]
-        {
+        for (more, said) in [
+            (0, None),
+            (4, None),
+            (102, Some("answered 302")),
+            (201, Some("credential")),
+            (204, Some("address and resource")),
+            (213, Some("limit")),
+        ] {
             let taken = remote.take(Bytes::copy_from_slice(&[more])).await;
             assert_eq!(taken.is_ok(), said.is_none(), "{more}");
             let text = taken.err().map(|error| error.to_string()).unwrap_or_default();

@@ -108,6 +108,7 @@ async fn full_chunks_go_out_at_once_and_the_rest_waits() {
     assert_eq!(taken, (0..taken.len() as u64).collect::<Vec<_>>());
     let metrics = uploader.metrics();
     assert!(!taken.is_empty() && metrics.buffered > 0 && taken.len() + metrics.buffered == 200, "{metrics:?}");
+    assert!(metrics.buffered_bytes < uploader.shared.full_at.load(Ordering::Relaxed), "{metrics:?}");
     sleep(Duration::from_secs(600)).await;
     assert_eq!(collector.taken().concat().len(), 200);
 }
@@ -207,4 +208,16 @@ async fn the_task_ends_with_its_owner() {
     drop(uploader);
     sleep(Duration::from_secs(10_000)).await;
     assert!(shared.upgrade().is_none() && collector.with(|all| all.tries.is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_under_way_ends_with_its_owner() {
+    let (uploader, collector) = start(settings());
+    collector.become_(Mode::Stalls);
+    uploader.offer(item(0));
+    sleep(Duration::from_secs(460)).await;
+    assert_eq!(collector.with(|all| all.tries.len()), 1);
+    drop(uploader);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(Arc::strong_count(&collector.0), 1, "nobody sends any more");
 }
