@@ -485,6 +485,8 @@ fn the_key_is_the_configured_one_then_the_headers_then_the_payloads() {
     assert!(required(&of(json!({"kid": null}), json!({"keyid": "ES256"}))).is_ok());
     assert!(required(&of(json!({"kid": ""}), json!({"keyid": "ES256"}))).is_ok());
     assert!(read(&of(json!({"kid": "anything"}), json!({"keyid": "else"})), &configured("ES256")).is_ok());
+    let known = required(&of(json!({"kid": "other"}), json!({}))).unwrap_err().to_string();
+    assert!(Algorithm::ALL.iter().all(|key| known.contains(&format!("`{}`", key.name()))), "{known}");
     for (name, archive, verification, why) in [
         ("no id", of(json!({"kid": null}), json!({})), Verification::required(keys()), "names no key"),
         (
@@ -497,7 +499,7 @@ fn the_key_is_the_configured_one_then_the_headers_then_the_payloads() {
             "an unknown id",
             of(json!({"kid": "other"}), json!({"keyid": "ES256"})),
             Verification::required(keys()),
-            "`other`",
+            "the key `other` is not configured, only `",
         ),
         (
             "another key",
