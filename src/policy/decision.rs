@@ -494,6 +494,7 @@ mod tests {
             json!({"allow": true, "obligations": {}}),
             json!({"allow": true, "obligations": [{}]}),
             json!({"allow": true, "obligations": [{"id": 1}]}),
+            json!({"allow": true, "obligations": [{"id": ""}]}),
             json!({"allow": true, "reasons": "because"}),
             json!({"allow": true, "advice": [null]}),
         ];
