@@ -22,7 +22,7 @@ pub(crate) struct Held {
     pub(crate) content: Vec<u8>,
     /// Where the platform knows it.
     #[cfg_attr(
-        not(feature = "opa-management"),
+        not(any(feature = "opa-management", test)),
         expect(dead_code, reason = "the part that reads it is not compiled in")
     )]
     pub(crate) modified: Option<SystemTime>,

@@ -108,7 +108,8 @@ const AFTER: &str = "Findings:
   decision-path  no rule is there
   parity         decides otherwise than Open Policy Agent would; a warning with --relax-parity
   fickle         depends on the clock or on chance; none with --clock-and-chance
-  canary         gives no decision about an anonymous caller, or (a warning) is undefined for one
+  canary         gives no decision about an anonymous caller
+  undefined      (a warning) is undefined for an anonymous caller
 
 Exit code 1 when there are errors, or warnings with --deny-warnings.";
 
@@ -152,8 +153,8 @@ mod tests {
             found.iter().map(|fault| (fault.kind.as_str(), fault.is_undefined_canary())).collect::<Vec<_>>()
         };
         assert_eq!(of("default decision := false"), []);
-        assert_eq!(of("decision if input.subject.id == \"ada\""), [("canary", true)]);
-        assert_eq!(of("decision := \"yes\""), [("canary", true)]);
+        assert_eq!(of("decision if input.subject.id == \"ada\""), [("undefined", true)]);
+        assert_eq!(of("decision := \"yes\""), [("canary", false)]);
     }
 
     #[test]

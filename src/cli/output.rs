@@ -9,7 +9,10 @@ use clap::{
 };
 use serde::Serialize;
 
-use crate::policy::{Paint, Tone, plain};
+use crate::{
+    audit::visible,
+    policy::{Paint, Tone, plain},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
@@ -77,12 +80,12 @@ impl Output {
         self.clear_progress();
         let paint: Paint = if AutoStream::choice(&io::stderr()) == ColorChoice::Never { plain } else { colored };
         // There is nowhere else to complain about that.
-        let _ = writeln!(anstream::stderr(), "{} {message}", paint(Tone::Bad, "error:"));
+        let _ = writeln!(anstream::stderr(), "{} {}", paint(Tone::Bad, "error:"), visible(message));
     }
 
     pub(super) fn note(&mut self, message: &str) {
         self.clear_progress();
-        let _ = writeln!(anstream::stderr(), "{message}");
+        let _ = writeln!(anstream::stderr(), "{}", visible(message));
     }
 
     /// What goes on, in the last line of a terminal.

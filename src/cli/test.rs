@@ -121,7 +121,7 @@ impl<'a> Report<'a> {
 fn text(done: &[(&Case, Outcome)], report: &Report<'_>, verbose: bool, paint: Paint) -> String {
     let mut out = String::new();
     let shown: Vec<_> = done.iter().filter(|(_, outcome)| verbose || outcome.verdict != TestVerdict::Pass).collect();
-    let name = |case: &Case| format!("{}.{}", case.package.trim_start_matches("data."), case.name);
+    let name = |case: &Case| visible(&format!("{}.{}", case.package.trim_start_matches("data."), case.name));
     let width = shown.iter().map(|(case, _)| name(case).chars().count()).max().unwrap_or_default();
     let mut file = "";
     for (case, outcome) in shown {

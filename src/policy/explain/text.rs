@@ -52,10 +52,10 @@ impl PolicyExplanation {
             (None, false, Effect::Allow) => paint(Tone::Good, "ALLOW"),
             (None, false, Effect::Deny) => paint(Tone::Bad, "DENY"),
         };
-        writeln!(out, "{verdict}  {}", paint(Tone::Strong, &self.decision_path))?;
+        writeln!(out, "{verdict}  {}", paint(Tone::Strong, &visible(&self.decision_path)))?;
         let mut line =
             |name: &str, text: &str| writeln!(out, "  {}  {text}", paint(Tone::Quiet, &format!("{name:<11}")));
-        line("policy", self.revision.as_str())?;
+        line("policy", &visible(self.revision.as_str()))?;
         if let Some(error) = &self.error {
             line("error", &format!("{} ({})", visible(&error.detail), error.code))?;
         }
@@ -122,14 +122,14 @@ impl PolicyExplanation {
             writeln!(out, "\n{}", paint(Tone::Title, "The rest of the package"))?;
             let width = others.iter().map(|rule| self.short(rule).chars().count()).max().unwrap_or_default();
             for rule in others {
-                writeln!(out, "  {:<width$}  {}", self.short(rule), outcome(rule, paint))?;
+                writeln!(out, "  {:<width$}  {}", visible(self.short(rule)), outcome(rule, paint))?;
             }
         }
         Ok(())
     }
 
     fn rule(&self, out: &mut String, rule: &ExplainedRule, width: usize, paint: Paint) -> fmt::Result {
-        writeln!(out, "  {}  {}", paint(Tone::Strong, self.short(rule)), outcome(rule, paint))?;
+        writeln!(out, "  {}  {}", paint(Tone::Strong, &visible(self.short(rule))), outcome(rule, paint))?;
         for definition in &rule.definitions {
             let mark = match definition.holds {
                 _ if definition.default => paint(Tone::Quiet, "·"),

@@ -40,8 +40,10 @@ pub(crate) enum FaultKind {
     Parity,
     /// Depends on the clock or on chance.
     Fickle,
-    /// Gives no decision about an anonymous caller, or none that anybody wrote down.
+    /// Gives no decision about an anonymous caller.
     Canary,
+    /// Says nothing about an anonymous caller.
+    Undefined,
 }
 
 /// A policy that was looked through.
@@ -129,7 +131,7 @@ fn canary(set: &PolicySet, decision_path: &str) -> Option<Fault> {
     };
     let anonymous = anonymous().ok()?;
     rego.explain(&Recorded::of(&anonymous, InputFormat::default())).undefined.then(|| Fault {
-        kind: FaultKind::Canary,
+        kind: FaultKind::Undefined,
         file: decision_path.to_owned(),
         line: None,
         column: None,
@@ -173,7 +175,7 @@ impl Fault {
 
     /// A warning does not keep the policy from serving.
     pub(crate) const fn is_undefined_canary(&self) -> bool {
-        matches!(self.kind, FaultKind::Canary) && self.line.is_none()
+        matches!(self.kind, FaultKind::Undefined)
     }
 }
 
@@ -186,6 +188,7 @@ impl FaultKind {
             Self::Parity => "parity",
             Self::Fickle => "fickle",
             Self::Canary => "canary",
+            Self::Undefined => "undefined",
         }
     }
 }

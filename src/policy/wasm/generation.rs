@@ -198,7 +198,7 @@ fn no_entry_point<'a>(path: &str, known: impl Iterator<Item = &'a str>) -> Confi
 const CANARY_LIMIT: Duration = Duration::from_secs(1);
 
 /// The largest that the compiler of policies is known to write are of less than one.
-const MAX_MODULE: usize = 32 << 20;
+const MAX_MODULE: usize = 4 << 20;
 const MAX_NAMED: usize = 16;
 
 static EPOCHS: AtomicU64 = AtomicU64::new(1);

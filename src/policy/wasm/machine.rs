@@ -205,7 +205,7 @@ impl Machine {
         match (version("opa_wasm_abi_version"), version("opa_wasm_abi_minor_version")) {
             (Some(1), Some(minor)) if minor >= MIN_MINOR_VERSION => Ok(()),
             (Some(major), Some(minor)) => Err(Fault::Unfit(format!(
-                "its binary interface is of version {major}.{minor}, and has to be 1.{MIN_MINOR_VERSION} or a later 1.x: build it with                  a newer `opa`"
+                "its binary interface is of version {major}.{minor}, and has to be 1.{MIN_MINOR_VERSION} or a later 1.x: build it with a newer `opa`"
             ))),
             _ => Err(Fault::unfit(
                 "it does not say of which version its binary interface is: build it with `opa build -t wasm`",

@@ -31,12 +31,12 @@ pub(super) struct Slot {
 
 struct Version {
     bundle: Bundle,
-    /// As it came; empty once it is in force.
+    /// As it came; empty once it is in force, unless it is still to be kept.
     archive: Bytes,
     etag: Option<HeaderValue>,
     /// When the server confirmed it, as [`Record::confirmed`](super::status::Record).
     confirmed: i64,
-    /// From disk, where it is already.
+    /// On disk, or not to be kept there.
     is_kept: bool,
 }
 
@@ -96,6 +96,11 @@ impl Core {
             (record.etag, record.confirmed) = (etag, Some(confirmed));
             return Ok(Installed::Unchanged);
         }
+        // The server has this one now: what came before it and still waits is withdrawn, and so is what a 304 would confirm of it.
+        slot.pending = None;
+        if slot.active.is_none() {
+            member.record().etag = None;
+        }
         feed.rule.check(&feed.name, slot.floor.as_deref(), &bundle.manifest().revision)?;
         slot.pending = Some(Version { bundle, archive, etag: etag.clone(), confirmed, is_kept: false });
         let installed = self.activate_pending(&mut shelves, Some(&feed.name));
@@ -108,10 +113,16 @@ impl Core {
 
     /// The server has what is in force: what it had in between is withdrawn. Blocks.
     pub(super) fn settle(&self, name: &str, now: UnixTime) {
-        if let Some(slot) = self.shelves().get_mut(name) {
-            slot.pending = None;
-        }
-        if let (Some(shelf), Some(_)) = (&self.shelf, &self.freshness)
+        let mut shelves = self.shelves();
+        let Some(slot) = shelves.get_mut(name) else { return };
+        slot.pending = None;
+        let (Some(shelf), Some(active)) = (&self.shelf, &mut slot.active) else { return };
+        // The file of an earlier version must not look as if the server had confirmed that one.
+        if !active.is_kept {
+            if shelf.keep(name, &active.archive, now).is_ok() {
+                (active.is_kept, active.archive) = (true, Bytes::new());
+            }
+        } else if self.freshness.is_some()
             && let Err(error) = shelf.confirm(name, now)
         {
             tracing::debug!(bundle = name, %error, "the file does not tell that the bundle was confirmed");
@@ -209,9 +220,8 @@ impl Core {
 
     fn promote(&self, member: &Member, slot: &mut Slot, mut version: Version) {
         let now = self.clock.now();
-        let archive = std::mem::take(&mut version.archive);
         let is_saved = match &self.shelf {
-            Some(shelf) if !version.is_kept => match shelf.keep(&member.feed.name, &archive, now) {
+            Some(shelf) if !version.is_kept => match shelf.keep(&member.feed.name, &version.archive, now) {
                 Ok(()) => true,
                 Err(error) => {
                     let cause = std::error::Error::source(&error).map(tracing::field::display);
@@ -221,6 +231,10 @@ impl Core {
             },
             _ => true,
         };
+        version.is_kept = is_saved;
+        if is_saved {
+            version.archive = Bytes::new();
+        }
         slot.floor = Some(version.bundle.manifest().revision.clone());
         let mut record = member.record();
         record.recovered();

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderValue;
 use tokio::{
     sync::{OnceCell, watch},
     task::{JoinSet, spawn_blocking},
@@ -129,8 +130,9 @@ impl Core {
                     after
                 }
                 ended => {
-                    if let Some(Err(error)) = ended {
-                        member.record().failed("request", format!("the request for it was given up: {error}"));
+                    // What a panic says is not ours to tell: its own hook has.
+                    if let Some(Err(_)) = ended {
+                        member.record().failed("request", "the request for it was given up: it panicked".to_owned());
                     }
                     failures = failures.saturating_add(1);
                     After::Failure { retry: failures - 1 }
@@ -151,15 +153,16 @@ impl Core {
             record.status.requests += 1;
             (record.etag.clone(), member.feed.polling.long_polling.filter(|_| record.keeps_requests))
         };
-        let exchange = match member.feed.download(etag, wait).await {
+        let exchange = match member.feed.download(etag.clone(), wait).await {
             Ok(Answer::NotModified) => {
-                self.confirmed(&member).await;
+                self.confirmed(&member, etag.as_ref()).await;
                 Exchange::Answered(After::Answer)
             }
             Ok(Answer::Bundle { archive, etag, keeps_requests }) => {
                 {
                     let mut record = member.record();
-                    record.keeps_requests = keeps_requests && member.feed.polling.long_polling.is_some();
+                    let polling = &member.feed.polling;
+                    record.keeps_requests = keeps_requests && polling.long_polling.is_some() && !polling.is_manual();
                     record.status.last_successful_request = Some(self.clock.now());
                     record.status.http_code = Some(200);
                     record.status.size = Some(archive.len());
@@ -184,8 +187,8 @@ impl Core {
                             Exchange::Answered(After::Answer)
                         };
                     }
-                    Err(error) => {
-                        member.record().failed("activation", format!("the work on it was given up: {error}"));
+                    Err(_) => {
+                        member.record().failed("activation", "the work on it was given up: it panicked".to_owned());
                         Exchange::Failed
                     }
                 }
@@ -202,12 +205,16 @@ impl Core {
         exchange
     }
 
-    async fn confirmed(self: &Arc<Self>, member: &Arc<Member>) {
+    /// What was asked about is what the server has; meanwhile something else may have come into force.
+    async fn confirmed(self: &Arc<Self>, member: &Arc<Member>, asked: Option<&HeaderValue>) {
         let now = self.clock.now();
         let is_active = {
             let mut record = member.record();
             record.status.last_successful_request = Some(now);
             record.status.http_code = Some(304);
+            if record.etag.as_ref() != asked {
+                return;
+            }
             let is_active = record.status.active_revision.is_some();
             if is_active {
                 record.confirmed = Some(self.steady_now());
@@ -217,6 +224,8 @@ impl Core {
             }
             is_active
         };
+        // Before the disk, which may hang: it is the reserve.
+        self.announce();
         if is_active {
             let (core, of) = (Arc::clone(self), Arc::clone(member));
             // Its panics have been told by their own hook, and change nothing.

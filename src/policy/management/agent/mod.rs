@@ -38,7 +38,7 @@ use super::{
 use crate::{
     ConfigError,
     health::Health,
-    policy::{Decision, PolicyBackend, PolicyError, PolicyInForce, PolicyInput, Rego},
+    policy::{Decision, PolicyBackend, PolicyError, PolicyExplanation, PolicyInForce, PolicyInput, Rego},
 };
 
 /// Decides in the process by bundles that are made, signed and served elsewhere: what Open Policy Agent's
@@ -127,7 +127,7 @@ impl BundleAgent {
 }
 
 impl<B: PolicyBackend> BundleAgent<B> {
-    /// Waits until the first bundles decide.
+    /// Waits until there are decisions: until every bundle was put in force and, where [`WhenStale::Deny`] was chosen, is not too old.
     ///
     /// # Errors
     ///
@@ -135,10 +135,13 @@ impl<B: PolicyBackend> BundleAgent<B> {
     pub async fn ready(&self, deadline: Duration) -> Result<(), PolicyError> {
         // Subscribed before the first look: what happens in between is seen.
         let mut changes = self.core.changed.subscribe();
-        let ready = async { while self.backend.get().is_none() && changes.changed().await.is_ok() {} };
-        match tokio::time::timeout(deadline, ready).await {
-            Ok(()) => Ok(()),
-            Err(_elapsed) => Err(PolicyError::unavailable(self.missing())),
+        let ready = async { while self.serving().is_err() && changes.changed().await.is_ok() {} };
+        // Where nothing tells of changes any more, the last look counts.
+        let _ = tokio::time::timeout(deadline, ready).await;
+        match self.serving() {
+            Ok(_) => Ok(()),
+            Err(error) if self.backend.get().is_some() => Err(error),
+            Err(_) => Err(PolicyError::unavailable(self.missing())),
         }
     }
 
@@ -202,6 +205,10 @@ impl<B: PolicyBackend> PolicyBackend for BundleAgent<B> {
     /// `None` also while the policy is too old to decide: what it has granted before counts no more.
     fn in_force(&self) -> Option<PolicyInForce> {
         self.serving().ok()?.in_force()
+    }
+
+    fn explanations(&self, input: &PolicyInput) -> Vec<PolicyExplanation> {
+        self.backend.get().map_or_else(Vec::new, |backend| backend.explanations(input))
     }
 
     /// That of the backend. Before the first bundles have come nothing is known, which is no error.

@@ -484,6 +484,9 @@ async fn what_is_on_disk_decides_while_the_server_is_away() {
     server.serve("authz", rules("11", "true"), "\"11\"");
     broken.agent.refresh().await;
     assert_eq!((broken.ask().as_str(), broken.status("authz").unsaved), ("Allow by 11", 1), "a disk stops nothing");
+    fs::remove_dir(&path).unwrap();
+    broken.agent.refresh().await;
+    assert_eq!(fs::read(&path).unwrap(), rules("11", "true"), "what could not be kept is kept with the next answer");
 }
 
 #[cfg(unix)]
@@ -550,7 +553,8 @@ async fn a_policy_that_is_too_old_does_what_was_chosen() {
         let future = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_121);
         fs::File::open(&path).unwrap().set_modified(future).unwrap();
         let restarted = start();
-        restarted.agent.ready(Duration::from_secs(60)).await.unwrap();
+        let patience = Duration::from_millis(if when == WhenStale::Deny { 50 } else { 60_000 });
+        assert_eq!(restarted.agent.ready(patience).await.is_err(), when == WhenStale::Deny);
         assert_eq!(restarted.ask(), answer, "{when:?}: of a time that has not come nothing is known");
         server.serve("authz", rules("3", "false"), "\"3\"");
         restarted.agent.refresh().await;

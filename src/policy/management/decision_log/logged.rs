@@ -6,7 +6,7 @@ use super::DecisionLog;
 use crate::{
     ConfigError,
     health::Health,
-    policy::{Decision, InputFormat, PolicyBackend, PolicyError, PolicyInForce, PolicyInput},
+    policy::{Decision, InputFormat, PolicyBackend, PolicyError, PolicyExplanation, PolicyInForce, PolicyInput},
 };
 
 /// Logs what a backend decides, to a [`DecisionLog`]: every decision, and every failure to decide.
@@ -64,6 +64,10 @@ impl PolicyBackend for Logged {
 
     fn in_force(&self) -> Option<PolicyInForce> {
         self.backend.in_force()
+    }
+
+    fn explanations(&self, input: &PolicyInput) -> Vec<PolicyExplanation> {
+        self.backend.explanations(input)
     }
 
     async fn preflight(self: Arc<Self>) -> Result<(), ConfigError> {
