@@ -71,8 +71,12 @@ impl Site {
             let (address, requests) = (address.clone(), requests.clone());
             move || Box::new(Bare::connect(&address, requests.clone())) as Box<_>
         };
-        let wasm =
-            Wasm::builder().with_policy(world.compiled(&opa())).with_time_limit(PATIENCE).build().expect("a policy");
+        let wasm = Wasm::builder()
+            .with_policy(world.compiled(&opa()))
+            .with_memory_limit(1 << 30)
+            .with_time_limit(PATIENCE)
+            .build()
+            .expect("a policy");
         vec![
             Decider::constant(FIXED, inline(Arc::new(dangerous_allow_all()))),
             Decider::new(CACHED, inline(Arc::new(cached))),
